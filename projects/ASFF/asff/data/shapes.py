@@ -1,0 +1,305 @@
+"""A generated dataset that holds the conflict ASFF is about (paper 3.1): in one picture, sizes from
+tiny to most of it, the small objects often on the large ones. Classes differ by shape only: side,
+aspect ratio, angle, place, colour and texture are drawn alike for all. Picture i of a split is a
+pure function of (seed, split, i, image_size).
+
+Shape letters: S side of the square picture, V vertices, P pixels, (h, w) a crop of the picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+CLASS_NAMES = ("circle", "square", "triangle", "cross")
+SPLITS = ("train", "val")
+VERSION = 1  # raise it with every change of the pictures: datasets on disk are then written anew
+MIN_IMAGE_SIZE = 96
+MIN_SIDE = 15.0  # pixels; below it the classes are hard to tell apart
+MAX_SIDE = 0.86  # of the picture's side
+MIN_VISIBLE = 0.6  # of an object's pixels, after the border and what lies on top took theirs
+MAX_IOU = 0.45  # of two boxes in a picture: below any usual NMS threshold
+MIN_CONTRAST = 38.0  # grey values between an object's colour and what surrounds its outline
+SUPERSAMPLING = 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An object: its class in [0, 4) and its outline (V, 2) in pixels, before any clipping."""
+
+    category: int
+    outline: np.ndarray
+
+
+@dataclass(frozen=True)
+class Picture:
+    """``image`` (S, S, 3) uint8 BGR; ``shapes`` as drawn, large to small; ``owner`` (S, S) int16,
+    the index in ``shapes`` of what is visible at a pixel, -1 for background."""
+
+    image: np.ndarray
+    shapes: tuple[Shape, ...]
+    owner: np.ndarray
+
+    def annotations(self) -> list[dict[str, Any]]:
+        """Of every shape COCO's ``bbox`` [x, y, w, h] (pixels), tight around its visible pixels,
+        ``area`` (their count), ``category_id`` (from 1) and ``iscrowd``."""
+        result = []
+        for index, shape in enumerate(self.shapes):
+            ys, xs = np.nonzero(self.owner == index)
+            x, y = int(xs.min()), int(ys.min())
+            bbox = [x, y, int(xs.max()) - x + 1, int(ys.max()) - y + 1]
+            ids = {"category_id": shape.category + 1, "iscrowd": 0}
+            result.append({"bbox": bbox, "area": len(xs), **ids})
+        return result
+
+
+def _outline(category: int, angle: float, width: float, height: float) -> np.ndarray:
+    """Outline (V, 2) around 0, turned by ``angle`` (radians), of ``width`` x ``height`` pixels."""
+    if CLASS_NAMES[category] == "cross":
+        arm = np.array([(1, 0.38), (0.38, 0.38), (0.38, 1)])
+        points = np.concatenate([arm, arm[::-1] * (-1, 1), -arm, arm[::-1] * (1, -1)])
+    else:
+        corners = {"circle": 64, "square": 4, "triangle": 3}[CLASS_NAMES[category]]
+        turns = 2 * np.pi * np.arange(corners) / corners
+        points = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    cos, sin = np.cos(angle), np.sin(angle)
+    points = points @ np.array([[cos, sin], [-sin, cos]])
+    low, high = points.min(axis=0), points.max(axis=0)
+    # Filling the box, not a circle, gives all classes the same box sizes whatever the angle.
+    return ((points - low) / (high - low) - 0.5) * (width, height)
+
+
+def _coverage(outline: np.ndarray, size: int) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The crop (rows, columns) of the picture that holds an outline (V, 2), which may cross the
+    border, and the share of each pixel there that it covers: (h, w) float32 in [0, 1]."""
+    x0, y0 = np.maximum(np.floor(outline.min(axis=0)).astype(int), 0)
+    x1, y1 = np.minimum(np.ceil(outline.max(axis=0)).astype(int), size)
+    # fillPoly has pixel centres at whole numbers and, as called, 4 fractional bits.
+    points = (outline - (x0, y0)) * SUPERSAMPLING - 0.5
+    fine = np.zeros(((y1 - y0) * SUPERSAMPLING, (x1 - x0) * SUPERSAMPLING), np.uint8)
+    cv2.fillPoly(fine, [np.rint(points * 16).astype(np.int32)], 255, shift=4)
+    alpha = cv2.resize(fine, (int(x1 - x0), int(y1 - y0)), interpolation=cv2.INTER_AREA)
+    return (slice(y0, y1), slice(x0, x1)), alpha.astype(np.float32) / 255
+
+
+def _box_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """IoU of the boxes around two outlines, (V, 2) each."""
+    a0, a1, b0, b1 = a.min(axis=0), a.max(axis=0), b.min(axis=0), b.max(axis=0)
+    overlap = np.prod(np.maximum(np.minimum(a1, b1) - np.maximum(a0, b0), 0))
+    return overlap / (np.prod(a1 - a0) + np.prod(b1 - b0) - overlap)
+
+
+def _sample_sides(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Longer sides in pixels, falling: one large, one or two medium, two or three small objects."""
+    # At 256 pixels the bands meet at 42 and 136: most areas fall into COCO's range of that name.
+    edges = np.log(MIN_SIDE) + np.log(MAX_SIDE * size / MIN_SIDE) * np.array([0, 0.38, 0.82, 1])
+    bands = zip(edges[:-1], edges[1:], (rng.integers(2, 4), rng.integers(1, 3), 1))
+    return np.exp(np.sort(np.concatenate([rng.uniform(*band) for band in bands])))[::-1]
+
+
+def _sample_center(
+    rng: np.random.Generator, size: int, side: float, shapes: list[Shape]
+) -> np.ndarray:
+    """(x, y) in pixels: often near the centre of one of the larger ``shapes``, else anywhere."""
+    center = rng.uniform(0, size, 2)
+    if shapes and rng.random() < 0.65:
+        host = shapes[rng.integers(len(shapes))].outline
+        low, high = host.min(axis=0), host.max(axis=0)
+        center = rng.normal((low + high) / 2, (high - low) / 4)
+    return np.clip(center, 0.42 * side, size - 0.42 * side)  # a little may be beyond the border
+
+
+def _sample_layout(rng: np.random.Generator, size: int) -> tuple[tuple[Shape, ...], np.ndarray]:
+    """Shapes from large to small, each visible enough, and ``owner`` (S, S); see ``Picture``."""
+    owner = np.full((size, size), -1, np.int16)
+    shapes: list[Shape] = []
+    full: list[int] = []  # pixels of each shape before others lay on it
+    for side in _sample_sides(rng, size):
+        category = int(rng.integers(len(CLASS_NAMES)))
+        box = side * rng.permutation([1.0, rng.uniform(0.88, 1.0)])
+        around_zero = _outline(category, rng.uniform(0, 2 * np.pi), *box)
+        full.append(np.count_nonzero(_coverage(around_zero + size / 2, size)[1] >= 0.5))
+        # Only the place is drawn again: rejection must not tie class and size together.
+        for _ in range(40):
+            outline = around_zero + _sample_center(rng, size, side, shapes)
+            if any(_box_iou(outline, other.outline) > MAX_IOU for other in shapes):
+                continue
+            crop, alpha = _coverage(outline, size)
+            trial = owner.copy()
+            trial[crop][alpha >= 0.5] = len(shapes)
+            visible = np.bincount(trial.ravel() + 1, minlength=len(full) + 1)[1:]
+            if np.all(visible >= MIN_VISIBLE * np.array(full)):
+                owner = trial
+                shapes.append(Shape(category, outline))
+                break
+        else:
+            return _sample_layout(rng, size)  # no room: start the picture again
+    return tuple(shapes), owner
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Noise of four octaves, a gradient and stripes in random shares: (height, width, 1) float32,
+    mostly within [-1, 1]."""
+    shares = rng.dirichlet(np.full(6, 0.7)).astype(np.float32)
+    angle, phase = rng.uniform(0, 2 * np.pi, 2)
+    x = np.linspace(-np.cos(angle), np.cos(angle), width, dtype=np.float32)
+    y = np.linspace(-np.sin(angle), np.sin(angle), height, dtype=np.float32)
+    ramp = x + y[:, None]
+    waves = np.float32(rng.uniform(4, 40))
+    field = shares[4] * ramp + shares[5] * np.sin(waves * ramp + np.float32(phase))
+    for octave in range(4):
+        noise = rng.uniform(-1.7, 1.7, (3 * 2**octave, 3 * 2**octave)).astype(np.float32)
+        field += shares[octave] * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    return field[..., None]
+
+
+def _pick_color(rng: np.random.Generator, around: np.ndarray) -> np.ndarray:
+    """A random BGR colour (3,) that stands out from the pixels ``around`` (P, 3): the first of 24
+    with enough contrast, else the best."""
+    colors = rng.uniform(15, 240, (24, 3)).astype(np.float32)
+    difference = colors[:, None] - around[:: max(1, len(around) // 128)]
+    # Half brightness, half colour: blur and JPEG take most from a contrast of colour alone.
+    brightness = np.abs(difference @ np.array([0.114, 0.587, 0.299], np.float32))
+    contrast = 0.5 * (brightness + np.sqrt((difference**2).mean(axis=2)))
+    worst = np.quantile(contrast, 0.15, axis=1)
+    return colors[np.argmax(np.minimum(worst, MIN_CONTRAST))]
+
+
+def _paint(rng: np.random.Generator, shapes: tuple[Shape, ...], size: int) -> np.ndarray:
+    """Background, then the shapes in order: (S, S, 3) float32 BGR, 0 to 255. What comes first looks
+    the same whatever follows."""
+    first, second = rng.uniform(30, 225, (2, 3)).astype(np.float32)
+    # From a background of very different colours no object could stand out everywhere.
+    span = (second - first) * min(1, 70 / np.abs(second - first).max())
+    canvas = first + span * _texture(rng, size, size)
+    canvas += np.float32(rng.uniform(0, 18)) * _texture(rng, size, size)
+    for shape in shapes:
+        crop, alpha = _coverage(shape.outline, size)
+        under = canvas[crop]
+        color = _pick_color(rng, under[(alpha > 0) & (alpha < 1)])
+        surface = color + np.float32(rng.uniform(0, 22)) * _texture(rng, *alpha.shape)
+        canvas[crop] = under + alpha[..., None] * (surface - under)
+    return canvas
+
+
+def draw_picture(seed: int, split: str, index: int, image_size: int = 256) -> Picture:
+    """Picture ``index`` (from 0) of a split ("train" or "val", which share none), the same at every
+    call. ``image_size`` is S in pixels, ``seed`` a whole number from 0."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index))
+    layout, paint, camera = (np.random.default_rng(child) for child in sequence.spawn(3))
+    shapes, owner = _sample_layout(layout, image_size)
+    canvas = cv2.GaussianBlur(_paint(paint, shapes, image_size), (5, 5), camera.uniform(0.2, 0.7))
+    canvas += camera.uniform(1, 5) * camera.standard_normal(canvas.shape, dtype=np.float32)
+    return Picture(np.clip(np.rint(canvas), 0, 255).astype(np.uint8), shapes, owner)
+
+
+def _write_split(folder: Path, split: str, settings: dict[str, int]) -> None:
+    size = settings["image_size"]
+    images, annotations = [], []
+    indices = range(settings[f"num_{split}"])
+    for index in tqdm(indices, f"drawing {split}", unit="image", disable=None):
+        picture = draw_picture(settings["seed"], split, index, size)
+        name = f"{split}_{index:06d}.jpg"
+        jpeg = cv2.imencode(".jpg", picture.image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+        (folder / "images" / name).write_bytes(jpeg.tobytes())  # cv2.imwrite may hide a full disk
+        images.append({"id": index + 1, "file_name": name, "height": size, "width": size})
+        for annotation in picture.annotations():
+            ids = {"id": len(annotations) + 1, "image_id": index + 1}
+            annotations.append({**ids, **annotation})
+    content = {
+        "info": {"description": f"Generated shapes, {split}", **settings},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(CLASS_NAMES, start=1)],
+    }
+    (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def _is_complete(root: Path, settings: dict[str, int]) -> bool:
+    try:
+        stamp = json.loads((root / "shapes.json").read_text())
+    except (OSError, ValueError):
+        return False
+    count = sum(1 for _ in (root / "images").glob("*.jpg"))
+    files = all((root / f"{split}.json").is_file() for split in SPLITS)
+    return stamp == settings and files and count == settings["num_train"] + settings["num_val"]
+
+
+def _rewrite(root: Path, settings: dict[str, int]) -> None:
+    """Write beside what is there, then swap; the stamp goes first and comes last, so that no half
+    of it ever looks complete."""
+    staging, stamp = root / ".shapes.partial", root / "shapes.json"
+    names = ["images", "train.json", "val.json"]
+    foreign = [name for name in names if (root / name).exists()]
+    if foreign and not stamp.exists() and not staging.exists():
+        found = f"{root} has {', '.join(foreign)}, not written by write_shapes_dataset"
+        raise FileExistsError(f"{found}: give an empty or a new folder as root.")
+    shutil.rmtree(staging, ignore_errors=True)
+    (staging / "images").mkdir(parents=True)
+    for split in SPLITS:
+        _write_split(staging, split, settings)
+    stamp.unlink(missing_ok=True)
+    shutil.rmtree(root / "images", ignore_errors=True)
+    for name in names:
+        (staging / name).replace(root / name)
+    (staging / "shapes.json").write_text(json.dumps(settings))
+    (staging / "shapes.json").replace(stamp)
+    staging.rmdir()
+
+
+def write_shapes_dataset(
+    root: str | Path,
+    *,
+    num_train: int = 1600,
+    num_val: int = 200,
+    image_size: int = 256,
+    seed: int = 0,
+) -> bool:
+    """Write ``root/{train,val}.json`` (COCO's format) and ``root/images/*.jpg``, once.
+
+    A finished dataset with equal settings stays; an unfinished or different one is written anew.
+
+    Args:
+        root: a folder, made if missing.
+        num_train, num_val: pictures, at least 1 each.
+        image_size: S in pixels, at least 96; below 200 few areas are "large" to COCO.
+        seed: from 0.
+
+    Returns:
+        True if it wrote, False if all was there.
+
+    Raises:
+        ValueError: an argument out of range.
+        FileExistsError: root is a file, or has images or annotations that others wrote.
+    """
+    settings = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
+    for (name, value), least in zip(settings.items(), (1, 1, MIN_IMAGE_SIZE, 0)):
+        if not isinstance(value, (int, np.integer)) or value < least:
+            fix = f"give a whole number of at least {least}"
+            raise ValueError(f"write_shapes_dataset: {name} is {value!r}; {fix}.")
+    settings = {name: int(value) for name, value in settings.items()} | {"version": VERSION}
+    root = Path(root)
+    if _is_complete(root, settings):
+        return False
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".shapes.lock", "w") as lock:  # processes started together write once
+        with contextlib.suppress(ImportError):  # Windows has no fcntl
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if _is_complete(root, settings):
+            return False
+        _rewrite(root, settings)
+    logger.info("Wrote %d + %d pictures of shapes to %s", num_train, num_val, root)
+    return True

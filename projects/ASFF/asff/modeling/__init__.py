@@ -1,0 +1,20 @@
+"""The detector: bottom-ups, neck, fusion, head, matching, losses and the meta-architecture."""
+
+from .darknet import DarkNet, build_darknet_backbone
+from .fusion import FUSIONS, AdaptiveFusion, PyramidFusion, Resize
+from .mobilenet import MobileNetV2, build_mobilenetv2_backbone
+from .pyramid import YOLOv3Pyramid
+from .yolov3 import YOLOv3
+
+__all__ = [
+    "FUSIONS",
+    "AdaptiveFusion",
+    "DarkNet",
+    "MobileNetV2",
+    "PyramidFusion",
+    "Resize",
+    "YOLOv3",
+    "YOLOv3Pyramid",
+    "build_darknet_backbone",
+    "build_mobilenetv2_backbone",
+]

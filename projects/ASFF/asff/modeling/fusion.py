@@ -1,0 +1,158 @@
+"""Adaptively spatial feature fusion (paper 3.2): every level gets a weighted sum of all levels.
+
+Shape letters: N images, L levels, C channels, H and W of the level that is being fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import choose, conv_norm_act, msra_init
+
+
+class Resize(nn.Module):
+    """Bring the feature x^n to the channels and the size of level l: x^{n->l} (paper 3.2).
+
+    Up: a 1x1 convolution where the channels differ, then nearest interpolation. Down: a 3x3 stride-2
+    convolution, after as many 3x3 stride-2 max poolings as further halvings need.
+
+    Args:
+        in_channels, out_channels: channels of level n and of level l.
+        in_stride, out_stride: their strides in input pixels; one divides the other by a power of 2.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        in_stride: int,
+        out_stride: int,
+        *,
+        norm: str,
+        activation: str,
+    ):
+        super().__init__()
+        style = {"norm": norm, "activation": activation}
+        halvings = (out_stride // in_stride).bit_length() - 1  # -1 where the level is finer
+        self.poolings = max(halvings - 1, 0)
+        self.conv = None
+        if halvings > 0:
+            self.conv = conv_norm_act(in_channels, out_channels, 3, stride=2, **style)
+        elif in_channels != out_channels:
+            self.conv = conv_norm_act(in_channels, out_channels, 1, **style)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Resize (N, C_n, H_n, W_n) to (N, C, H, W), where ``size`` is (H, W)."""
+        for _ in range(self.poolings):
+            x = F.max_pool2d(x, 3, stride=2, padding=1)
+        if self.conv is not None:
+            x = self.conv(x)
+        if x.shape[-2:] != size:
+            x = F.interpolate(x, size=size, mode="nearest")
+        return x
+
+
+class AdaptiveFusion(nn.Module):
+    """y^l = alpha^l x^{1->l} + beta^l x^{2->l} + gamma^l x^{3->l} for one level l (Equation 1).
+
+    Args:
+        channels: C, channels of every resized feature.
+        num_levels: L.
+        weight_channels: channels to which each resized feature is compressed before the control
+            parameters lambda are computed from all of them (16 in the authors' code, 8 in ASFF*).
+    """
+
+    def __init__(
+        self, channels: int, num_levels: int, *, weight_channels: int, norm: str, activation: str
+    ):
+        super().__init__()
+        self.compress = nn.ModuleList(
+            conv_norm_act(channels, weight_channels, 1, norm=norm, activation=activation)
+            for _ in range(num_levels)
+        )
+        self.logits = nn.Conv2d(num_levels * weight_channels, num_levels, 1)
+
+    def spatial_weights(self, resized: Sequence[Tensor]) -> Tensor:
+        """Spatial importance weights alpha, beta, gamma (Equation 2).
+
+        Args:
+            resized: L features (N, C, H, W).
+
+        Returns:
+            (N, L, H, W) in float32, each in [0, 1]; they sum to 1 over the levels.
+        """
+        compressed = [conv(x) for conv, x in zip(self.compress, resized)]
+        return self.logits(torch.cat(compressed, dim=1)).float().softmax(dim=1)
+
+    def forward(self, resized: Sequence[Tensor]) -> Tensor:
+        """Fuse L features (N, C, H, W) into one."""
+        weights = self.spatial_weights(resized).to(resized[0].dtype)
+        return sum(weights[:, level, None] * x for level, x in enumerate(resized))
+
+
+class PyramidFusion(nn.Module):
+    """At every level, resize all levels to it and fuse them by an operation.
+
+    Args:
+        fusion: the operation, called as ``fusion(channels, num_levels, **style)`` for each level.
+        in_channels, strides: of the levels, in the order of the features.
+    """
+
+    def __init__(
+        self,
+        fusion,
+        *,
+        in_channels: Sequence[int],
+        strides: Sequence[int],
+        norm: str = "BN",
+        activation: str = "leaky_relu",
+        **options,
+    ):
+        super().__init__()
+        style = {"norm": norm, "activation": activation}
+        levels = list(zip(in_channels, strides))
+        self.resize = nn.ModuleList(
+            nn.ModuleList(Resize(c_in, c_out, s_in, s_out, **style) for c_in, s_in in levels)
+            for c_out, s_out in levels
+        )
+        self.fuse = nn.ModuleList(
+            fusion(channels, len(levels), **style, **options) for channels in in_channels
+        )
+        self.out_channels = list(in_channels)
+        msra_init(self, activation)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Map the levels x^l to the fused levels y^l of the same shapes."""
+        fused = []
+        for target, resizes, fuse in zip(features, self.resize, self.fuse):
+            size = target.shape[-2:]
+            fused.append(fuse([resize(x, size) for resize, x in zip(resizes, features)]))
+        return fused
+
+
+# MODEL.YOLOV3.FUSION.NAME; "none" leaves the levels as the neck made them.
+FUSIONS = {"none": None, "asff": AdaptiveFusion}
+
+
+def build_fusion(cfg, *, in_channels: Sequence[int], strides: Sequence[int]) -> nn.Module:
+    """Build the fusion that ``cfg.MODEL.YOLOV3.FUSION`` names.
+
+    Raises:
+        ValueError: the name is not known; the message lists the known ones.
+    """
+    options = cfg.MODEL.YOLOV3.FUSION
+    operation = choose(FUSIONS, options.NAME, "MODEL.YOLOV3.FUSION.NAME")
+    if operation is None:
+        return nn.Identity()
+    return PyramidFusion(
+        operation,
+        in_channels=in_channels,
+        strides=strides,
+        norm=cfg.MODEL.YOLOV3.NORM,
+        activation=cfg.MODEL.YOLOV3.ACTIVATION,
+        weight_channels=options.WEIGHT_CHANNELS,
+    )
