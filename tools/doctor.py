@@ -1,0 +1,333 @@
+"""Says whether this machine can run the project: versions, devices, then each needed part in turn.
+
+It imports nothing of ours, and at its start only the standard library, so it also speaks where
+everything is missing: `python tools/doctor.py`. Exit code 0 if all is well, 1 if not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import os
+import platform
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What the versions are asked for: a name to print, and the distributions that may provide it.
+DISTRIBUTIONS = {
+    "torch": ["torch"],
+    "torchvision": ["torchvision"],
+    "detectron2": ["detectron2", "sal-detectron2"],
+    "numpy": ["numpy"],
+    "pillow": ["pillow"],
+    "opencv": [
+        "opencv-python-headless",
+        "opencv-python",
+        "opencv-contrib-python-headless",
+        "opencv-contrib-python",
+    ],
+    "pycocotools": ["pycocotools"],
+    "fvcore": ["fvcore"],
+    "iopath": ["iopath"],
+    "setuptools": ["setuptools"],
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that must work.
+
+    Args:
+        name: what the report calls it.
+        needs: the modules without which it is not tried.
+        attempt: tries it, and returns a few words on what it saw; raises where it does not work.
+        fix: what to do then.
+    """
+
+    name: str
+    needs: list[str]
+    attempt: Callable[[], str]
+    fix: str = "make setup"
+
+
+def try_python() -> str:
+    version = sys.version_info[:2]
+    if version < (3, 9):
+        raise RuntimeError(f"Python {platform.python_version()} is older than 3.9")
+    return platform.python_version()
+
+
+def try_import(name: str) -> Callable[[], str]:
+    def attempt() -> str:
+        module = importlib.import_module(name)
+        return str(getattr(module, "__version__", "imported"))
+
+    return attempt
+
+
+def try_torch_nms() -> str:
+    import torch
+    from torchvision.ops import nms
+
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
+    kept = nms(boxes, torch.tensor([0.5, 0.9, 0.8]), 0.5).tolist()
+    expect(kept, [1, 2])
+    return "keeps the better of two boxes"
+
+
+def try_deform_conv() -> str:
+    import torch
+    from torchvision.ops import deform_conv2d
+
+    x = torch.rand(1, 2, 5, 5)
+    weight = torch.rand(3, 2, 3, 3, requires_grad=True)
+    offset = torch.zeros(1, 18, 5, 5, requires_grad=True)
+    out = deform_conv2d(x, offset, weight, padding=1)
+    expect(torch.allclose(out, torch.nn.functional.conv2d(x, weight, padding=1), atol=1e-4), True)
+    out.sum().backward()
+    expect(bool(offset.grad.abs().sum() > 0) and bool(weight.grad.abs().sum() > 0), True)
+    return "forward and backward on the CPU"
+
+
+def try_opencv() -> str:
+    import cv2
+    import numpy as np
+
+    image = np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))
+    expect(cv2.resize(image, (16, 16)).tolist()[0][:3], [4, 20, 36])
+    return f"{cv2.__version__}, resizes"
+
+
+def try_pillow() -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 100, 50)).save(buffer, "JPEG")
+    expect(Image.open(buffer).resize((4, 4), Image.Resampling.BILINEAR).size, (4, 4))
+    return "writes, reads and resizes a JPEG"
+
+
+def try_coco_eval() -> str:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50]}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "info": {},
+            "images": [{"id": 1, "width": 100, "height": 100}],
+            "categories": [{"id": 1, "name": "thing"}],
+            "annotations": [{**box, "id": 1, "area": 2500, "iscrowd": 0}],
+        }
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes([{**box, "score": 0.9}]), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    expect(round(float(evaluation.stats[0]), 3), 1.0)
+    return "AP of a perfect box is 1"
+
+
+def try_detectron2_model() -> str:
+    import torch
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    cfg.MODEL.BACKBONE.NAME = "build_retinanet_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size] for size in (32, 64, 128, 256, 512)]
+    model = build_model(cfg).eval()
+    with torch.no_grad():
+        (output,) = model([{"image": torch.zeros(3, 64, 64)}])
+    expect(output["instances"].image_size, (64, 64))
+    return "a RetinaNet is built from a config and runs"
+
+
+def try_detectron2_engine() -> str:
+    from detectron2.engine import DefaultTrainer, launch
+    from detectron2.evaluation import COCOEvaluator
+
+    return ", ".join(part.__name__ for part in (DefaultTrainer, launch, COCOEvaluator))
+
+
+def try_workers() -> str:
+    from torch.utils.data import DataLoader
+
+    # A batch passes from a worker through shared memory, which containers often keep too small.
+    batches = list(DataLoader(range(4), batch_size=4, num_workers=1, timeout=60))
+    expect(batches[0].tolist(), [0, 1, 2, 3])
+    return "a batch comes from another process"
+
+
+def try_gloo() -> str:
+    import torch
+    import torch.distributed as dist
+
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{folder}/group",
+            rank=0,
+            world_size=1,
+            timeout=timedelta(seconds=30),
+        )
+        try:
+            value = torch.ones(1)
+            dist.all_reduce(value)
+            expect(value.item(), 1.0)
+        finally:
+            dist.destroy_process_group()
+    return "a process group of one"
+
+
+def try_cuda() -> str:
+    import torch
+    from torchvision.ops import nms
+
+    if not torch.cuda.is_available():
+        if Path("/proc/driver/nvidia").exists():
+            raise RuntimeError("there is an NVIDIA driver, but torch finds no device")
+        return "none, so the CPU is used"
+    for index in range(torch.cuda.device_count()):
+        x = torch.rand(64, 64, device=f"cuda:{index}")
+        expect(torch.allclose((x @ x).cpu(), x.cpu() @ x.cpu(), rtol=1e-2), True)
+        boxes = torch.tensor([[0.0, 0, 10, 10]], device=x.device)
+        expect(nms(boxes, torch.ones(1, device=x.device), 0.5).tolist(), [0])
+    return f"matrix product and NMS on {torch.cuda.device_count()} device(s)"
+
+
+def try_asff() -> str:
+    spec = importlib.util.find_spec("asff")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("asff is not installed")
+    here = Path(spec.origin).resolve().parent
+    if here != ROOT / "projects" / "ASFF" / "asff":
+        raise RuntimeError(f"asff is installed from another folder: {here}")
+    return str(here.relative_to(ROOT))
+
+
+def expect(got: object, wanted: object) -> None:
+    if got != wanted:
+        raise RuntimeError(f"gave {got} instead of {wanted}")
+
+
+PARTS = [
+    Part("python", [], try_python, "make PYTHON=python3.11 setup"),
+    Part("torch", [], try_import("torch")),
+    Part("torchvision", ["torch"], try_import("torchvision")),
+    Part("numpy", [], try_import("numpy")),
+    Part("pillow", [], try_pillow),
+    Part("opencv", ["numpy"], try_opencv, "make setup, or pip install opencv-python-headless"),
+    Part("pycocotools", ["numpy"], try_coco_eval),
+    Part("fvcore", ["torch"], try_import("fvcore")),
+    Part("iopath", [], try_import("iopath")),
+    Part("detectron2", ["torch"], try_import("detectron2")),
+    Part("NMS", ["torch", "torchvision"], try_torch_nms),
+    Part("deformable convolution", ["torch", "torchvision"], try_deform_conv),
+    Part("Detectron2's models", ["torch", "detectron2"], try_detectron2_model),
+    Part("Detectron2's engine", ["torch", "detectron2"], try_detectron2_engine),
+    Part(
+        "data workers",
+        ["torch"],
+        try_workers,
+        "give the container more shared memory, or set DATALOADER.NUM_WORKERS 0",
+    ),
+    Part("gloo", ["torch"], try_gloo, "let the host's name resolve, or set GLOO_SOCKET_IFNAME=lo"),
+    Part("CUDA", ["torch", "torchvision"], try_cuda, "install the torch that fits the driver"),
+    Part("asff", [], try_asff, "make setup, or pip install -e . in this folder"),
+]
+
+
+def version_lines() -> Iterator[str]:
+    yield f"{'python':<12} {platform.python_version()}  {sys.executable}"
+    yield f"{'platform':<12} {platform.platform()}"
+    for name, distributions in DISTRIBUTIONS.items():
+        found = [(version, by) for by in distributions if (version := distribution_version(by))]
+        version, by = found[0] if found else ("not found", name)
+        yield f"{name:<12} {version}" + (f"  {by}" if by != name else "")
+
+
+def distribution_version(name: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    return None
+
+
+def device_lines() -> Iterator[str]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield f"{'cpu':<12} {usable} of {os.cpu_count()} cores usable, {memory:.0f} GiB of memory"
+    try:
+        import torch
+    except Exception:
+        yield f"{'cuda':<12} unknown without torch"
+        return
+    yield f"{'threads':<12} {torch.get_num_threads()} of torch"
+    if not torch.cuda.is_available():
+        yield f"{'cuda':<12} none"
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        yield (
+            f"{f'cuda:{index}':<12} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, "
+            f"compute capability {gpu.major}.{gpu.minor}, CUDA {torch.version.cuda}"
+        )
+
+
+def examine(parts: list[Part]) -> list[Part]:
+    """Tries the parts in turn, printing one line each; returns those that do not work."""
+    failed = []
+    for part in parts:
+        absent = [need for need in part.needs if need in {bad.name for bad in failed}]
+        if absent:
+            print(f"  --    {part.name}: not tried without {' and '.join(absent)}")
+            continue
+        try:
+            print(f"  ok    {part.name}: {part.attempt()}")
+        # SystemExit and the like are faults of the part too, and the other parts still count.
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            words = str(error).strip().splitlines() or [""]
+            print(f"  FAIL  {part.name}: {type(error).__name__}: {words[0]}")
+            print(f"        fix: {part.fix}")
+            failed.append(part)
+    return failed
+
+
+def main() -> int:
+    warnings.simplefilter("ignore")  # a deprecation inside Detectron2 is no fault of this machine
+    print("Versions", *version_lines(), sep="\n  ")
+    print("\nDevices", *device_lines(), sep="\n  ")
+    print("\nParts")
+    failed = examine(PARTS)
+    print()
+    if not failed:
+        print("All parts work.")
+        return 0
+    own = ROOT / ".venv"
+    if (own / "bin" / "python").exists() and Path(sys.prefix).resolve() != own.resolve():
+        print("Not all parts work here; `make setup` has its own: .venv/bin/python tools/doctor.py")
+    else:
+        print(f"Not all parts work. First: {failed[0].fix}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
