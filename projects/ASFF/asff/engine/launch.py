@@ -1,0 +1,66 @@
+"""Processes: one, several spawned by Detectron2's launch(), or those that torchrun started."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.engine import launch as spawn
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun (or a compatible launcher) started this process."""
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def num_processes(args: argparse.Namespace) -> int:
+    """The number of processes of the whole job."""
+    if under_torchrun():
+        return int(os.environ["WORLD_SIZE"])
+    return max(args.num_gpus, 1) * args.num_machines
+
+
+def launch(main: Callable, cfg: CfgNode, args: argparse.Namespace):
+    """Call ``main(cfg, args)`` in every process of the job."""
+    if under_torchrun():
+        return join(main, cfg, args)
+    if torch.device(cfg.MODEL.DEVICE).type == "cpu" and num_processes(args) > 1:
+        # Processes choose NCCL where they see a GPU.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return spawn(
+        worker,
+        max(args.num_gpus, 1),
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(main, cfg, args, max(args.num_gpus, 1)),
+    )
+
+
+def join(main: Callable, cfg: CfgNode, args: argparse.Namespace):
+    """Join the process group that the launcher's environment variables describe."""
+    on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    if on_cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=DEFAULT_TIMEOUT)
+    try:
+        comm.create_local_process_group(local_size)
+        comm.synchronize()
+        return worker(main, cfg, args, local_size)
+    finally:
+        dist.destroy_process_group()
+
+
+def worker(main: Callable, cfg: CfgNode, args: argparse.Namespace, local_size: int):
+    """Run ``main`` in this process, with its share of the machine's cores."""
+    if local_size > 1 and torch.device(cfg.MODEL.DEVICE).type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(cores // local_size, 1))
+    return main(cfg, args)

@@ -1,0 +1,163 @@
+"""From the command line to a config that can be trusted: everything a user can get wrong is said here."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser
+from detectron2.utils.logger import setup_logger
+
+from ..config import add_asff_config
+from ..data import check_datasets, check_num_classes
+from .launch import num_processes
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's command line."""
+    parser = default_argument_parser()
+    for action in parser._actions:
+        if action.dest == "num_gpus":
+            action.help = "processes on this machine, one a GPU; without GPUs, on the CPU. 0: CPU"
+    return parser
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read, resolve and check the config of a command line.
+
+    Raises:
+        ValueError: naming the key or file, its value, and the fix.
+    """
+    setup_logger(name="asff")
+    cfg = load_config(args.config_file, args.opts)
+    resolve_device(cfg, args.num_gpus)
+    resolve_sync_norm(cfg, num_processes(args))
+    check_config(cfg, num_processes(args), eval_only=args.eval_only, resume=args.resume)
+    cfg.freeze()
+    return cfg
+
+
+def load_config(config_file: str, opts: list[str] = ()) -> CfgNode:
+    """Read a YAML file and KEY VALUE pairs over the defaults.
+
+    Raises:
+        ValueError: the file cannot be read or parsed, a key is not known, or a value has a wrong type.
+    """
+    cfg = get_cfg()
+    add_asff_config(cfg)
+    if config_file:
+        if not Path(config_file).is_file():
+            raise ValueError(f"--config-file {config_file}: there is no such file.")
+        try:
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"--config-file {config_file} is not valid YAML: {error}") from error
+        except (KeyError, ValueError, AssertionError, AttributeError, OSError) as error:
+            raise ValueError(f"--config-file {config_file}: {explain(error, cfg)}") from error
+    try:
+        cfg.merge_from_list(list(opts))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ValueError(f"Command line: {explain(error, cfg)}") from error
+    return cfg
+
+
+def explain(error: Exception, cfg: CfgNode) -> str:
+    """What yacs says, with the most similar key where a key is not known."""
+    message = str(error.args[0]) if error.args else repr(error)
+    unknown = re.search(r"Non-existent (?:config )?key: (\S+)", message)
+    if not unknown:
+        return message
+    similar = difflib.get_close_matches(unknown[1], list(all_keys(cfg)), n=1, cutoff=0.5)
+    hint = f" Did you mean {similar[0]}?" if similar else ""
+    return f"there is no config key '{unknown[1]}'.{hint}"
+
+
+def all_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    """All full key names, also of nodes."""
+    for key, value in cfg.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from all_keys(value, f"{prefix}{key}.")
+
+
+def resolve_device(cfg: CfgNode, num_gpus: int) -> None:
+    """Use the CPU where there is no GPU or none is wanted, and say so."""
+    if torch.device(cfg.MODEL.DEVICE).type != "cuda":
+        return
+    if num_gpus == 0 or not torch.cuda.is_available():
+        reason = "--num-gpus is 0" if num_gpus == 0 else "there is no CUDA device"
+        logging.getLogger("asff").info(f"Running on the CPU: {reason}.")
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def resolve_sync_norm(cfg: CfgNode, world_size: int) -> None:
+    """Replace "SyncBN", which needs several CUDA processes, by what computes the same here."""
+    if world_size > 1 and torch.device(cfg.MODEL.DEVICE).type == "cuda":
+        return
+    norm = "BN" if world_size == 1 else "naiveSyncBN"
+    replaced = replace_values(cfg, "NORM", "SyncBN", norm)
+    if replaced:
+        logging.getLogger("asff").info(
+            f"{', '.join(replaced)}: {norm} instead of SyncBN "
+            f"({world_size} process{'es' if world_size > 1 else ''} on {cfg.MODEL.DEVICE})."
+        )
+
+
+def replace_values(cfg: CfgNode, name: str, old: str, new: str, prefix: str = "") -> list[str]:
+    """Set every key called ``name`` from ``old`` to ``new``; return their full names."""
+    replaced = []
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            replaced += replace_values(value, name, old, new, f"{prefix}{key}.")
+        elif key == name and value == old:
+            cfg[key] = new
+            replaced.append(prefix + key)
+    return replaced
+
+
+def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool) -> None:
+    """Refuse what would fail later.
+
+    Raises:
+        ValueError: naming the key, its value, and the fix.
+    """
+    for key in ("TRAIN_SIZE", "TEST_SIZE"):
+        size = cfg.INPUT[key]
+        if size <= 0 or size % 32:
+            below = max(size // 32 * 32, 32)
+            raise ValueError(
+                f"INPUT.{key} is {size}, which is not a positive multiple of 32. "
+                f"Use {below} or {below + 32}."
+            )
+    # Where REFERENCE_WORLD_SIZE is set, the trainer scales the batch to the processes.
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if not eval_only and not cfg.SOLVER.REFERENCE_WORLD_SIZE and batch % world_size:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, the batch of all processes together, which "
+            f"{world_size} processes do not divide. Use {batch - batch % world_size or world_size}."
+        )
+    dtypes = {"bfloat16", "float16"}
+    if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE not in dtypes:
+        raise ValueError(
+            f"SOLVER.AMP.DTYPE is '{cfg.SOLVER.AMP.DTYPE}'; choose one of {sorted(dtypes)}."
+        )
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not Path(weights).is_file():
+        raise ValueError(f"MODEL.WEIGHTS is '{weights}': there is no such file.")
+    if eval_only and not weights and not resume:
+        raise ValueError("--eval-only needs MODEL.WEIGHTS FILE, or --resume for the last checkpoint.")
+    names = {"DATASETS.TEST": cfg.DATASETS.TEST}
+    if not eval_only:
+        names["DATASETS.TRAIN"] = cfg.DATASETS.TRAIN
+        if not cfg.DATASETS.TRAIN:
+            raise ValueError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
+    for key, datasets in names.items():
+        check_datasets(datasets, key)
+        check_num_classes(cfg, datasets)

@@ -1,0 +1,103 @@
+"""One step of training: autocast on any device, clipping of the whole gradient, no broken update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+
+class TrainStep(SimpleTrainer):
+    """Detectron2's SimpleTrainer with its step extended.
+
+    Args:
+        model, data_loader, optimizer: as in :class:`SimpleTrainer`.
+        max_grad_norm: limit of the norm of the whole gradient; 0 switches clipping off.
+        amp_dtype: number format of autocast; None switches it off. Only float16 needs, and gets, a
+            loss scaler.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[list[dict]],
+        optimizer: torch.optim.Optimizer,
+        *,
+        max_grad_norm: float = 0.0,
+        amp_dtype: torch.dtype | None = None,
+    ):
+        super().__init__(model, data_loader, optimizer)
+        self.max_grad_norm = max_grad_norm
+        self.amp_dtype = amp_dtype
+        self.device = next(model.parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp_dtype == torch.float16)
+        self.steps = self.clipped_steps = 0
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+
+        with torch.autocast(
+            self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+        ):
+            loss_dict = self.model(data)
+        self.optimizer.zero_grad()
+        self.scaler.scale(sum(loss_dict.values())).backward()
+        self.after_backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = self.clip_gradient()
+        self.check_finite(loss_dict, norm, data)
+        self._write_metrics(loss_dict, data_time)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def clip_gradient(self) -> Tensor:
+        """Clip and return the norm that the gradient had before."""
+        limit = self.max_grad_norm or float("inf")
+        return nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+
+    def check_finite(self, loss_dict: dict[str, Tensor], norm: Tensor, data: list[dict]) -> None:
+        """Stop every process before a non-finite loss or gradient reaches the weights.
+
+        Raises:
+            FloatingPointError: with the loss terms and file names of every process concerned.
+        """
+        values = torch.stack([*loss_dict.values(), norm]).detach()
+        # float16 gradients overflow now and then: the scaler skips such steps by itself.
+        checked = values[:-1] if self.scaler.is_enabled() else values
+        num_bad = (~checked.isfinite()).sum()
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(num_bad)
+        if num_bad.item():
+            terms = ", ".join(
+                f"{name}={value:.4g}"
+                for name, value in zip([*loss_dict, "gradient norm"], values.tolist())
+            )
+            files = ", ".join(str(x.get("file_name", "?")) for x in data)
+            reports = comm.all_gather(f"rank {comm.get_rank()}: {terms}; images: {files}")
+            rate = self.optimizer.param_groups[0]["lr"]
+            raise FloatingPointError(
+                f"The loss or its gradient is not finite at iteration {self.iter}, learning rate "
+                f"{rate:.4g}. The step was not taken and nothing was saved.\n"
+                + "\n".join(reports)
+                + "\nTry a lower SOLVER.BASE_LR, more SOLVER.WARMUP_ITERS, or a limit "
+                "SOLVER.MAX_GRAD_NORM; if it happens at once, look at these images' boxes."
+            )
+        self.steps += 1
+        norm = values[-1].item()
+        clipped = 0 < self.max_grad_norm < norm
+        self.clipped_steps += clipped
+        get_event_storage().put_scalars(grad_norm=norm, clipped=float(clipped))
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "grad_scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self.scaler.load_state_dict(state_dict["grad_scaler"])

@@ -1,0 +1,111 @@
+"""The trainer: Detectron2's DefaultTrainer, right on CPUs as on GPUs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import weakref
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
+from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
+from torch.utils.data import DataLoader
+
+from ..checkpoint import Checkpointer
+from ..data import build_test_loader, build_train_loader, load_training_dicts
+from .train_step import TrainStep
+
+
+class Trainer(DefaultTrainer):
+    """DefaultTrainer with our loaders, step, checkpointer and COCOEvaluator."""
+
+    def __init__(self, cfg: CfgNode):
+        # DefaultTrainer's body, which cannot be extended: its DDP call passes device_ids, which a CPU
+        # refuses, and its AMP trainer asserts CUDA.
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        dataset_dicts = load_training_dicts(cfg)
+        cfg = resolve_warmup(cfg, len(dataset_dicts))
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = build_train_loader(cfg, dataset_dicts)
+        on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+        model = create_ddp_model(
+            model, broadcast_buffers=False, **({} if on_cuda else {"device_ids": None})
+        )
+        self._trainer = TrainStep(
+            model,
+            data_loader,
+            optimizer,
+            max_grad_norm=cfg.SOLVER.MAX_GRAD_NORM,
+            amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[HookBase]:
+        return [*super().build_hooks(), ReportClipping()]
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
+        # Detectron2's compiled evaluation may be missing; a cached JSON may be stale.
+        return COCOEvaluator(
+            dataset_name,
+            output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
+            use_fast_impl=False,
+            allow_cached_coco=False,
+        )
+
+    @staticmethod
+    def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
+        """As Detectron2's, by SOLVER.REFERENCE_WORLD_SIZE; BASE_LR_END scales with BASE_LR."""
+        scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
+        if scaled is cfg:
+            return cfg
+        scaled = scaled.clone()
+        scaled.defrost()
+        scaled.SOLVER.BASE_LR_END *= scaled.SOLVER.BASE_LR / cfg.SOLVER.BASE_LR
+        scaled.freeze()
+        return scaled
+
+
+def resolve_warmup(cfg: CfgNode, num_images: int) -> CfgNode:
+    """Set SOLVER.WARMUP_ITERS to WARMUP_EPOCHS epochs of ``num_images``, never fewer than it is."""
+    iters = math.ceil(cfg.SOLVER.WARMUP_EPOCHS * num_images / cfg.SOLVER.IMS_PER_BATCH)
+    if iters <= cfg.SOLVER.WARMUP_ITERS:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.WARMUP_ITERS = iters
+    cfg.freeze()
+    logging.getLogger("asff").info(
+        f"Warm-up over {cfg.SOLVER.WARMUP_EPOCHS:g} epochs of {num_images} images: {iters} iterations."
+    )
+    return cfg
+
+
+class ReportClipping(HookBase):
+    """Log at the end how many steps were clipped: a large share asks for a lower learning rate."""
+
+    def after_train(self) -> None:
+        step = self.trainer._trainer
+        if step.max_grad_norm and step.steps:
+            logging.getLogger("asff").info(
+                f"The gradient norm was clipped at {step.max_grad_norm:g} in {step.clipped_steps} of "
+                f"{step.steps} steps ({step.clipped_steps / step.steps:.1%})."
+            )
