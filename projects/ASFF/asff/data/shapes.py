@@ -18,7 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
+from tqdm import trange
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +56,9 @@ class Picture:
         ``area`` (their count), ``category_id`` (from 1) and ``iscrowd``."""
         result = []
         for index, shape in enumerate(self.shapes):
-            ys, xs = np.nonzero(self.owner == index)
-            x, y = int(xs.min()), int(ys.min())
-            bbox = [x, y, int(xs.max()) - x + 1, int(ys.max()) - y + 1]
-            ids = {"category_id": shape.category + 1, "iscrowd": 0}
-            result.append({"bbox": bbox, "area": len(xs), **ids})
+            mask = (self.owner == index).astype(np.uint8)
+            box = {"bbox": list(cv2.boundingRect(mask)), "area": int(mask.sum())}
+            result.append({**box, "category_id": shape.category + 1, "iscrowd": 0})
         return result
 
 
@@ -108,10 +106,8 @@ def _sample_sides(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.exp(np.sort(np.concatenate([rng.uniform(*band) for band in bands])))[::-1]
 
 
-def _sample_center(
-    rng: np.random.Generator, size: int, side: float, shapes: list[Shape]
-) -> np.ndarray:
-    """(x, y) in pixels: often near the centre of one of the larger ``shapes``, else anywhere."""
+def _sample_xy(rng: np.random.Generator, size: int, side: float, shapes: list[Shape]) -> np.ndarray:
+    """A place in pixels: often near the centre of one of the larger ``shapes``, else anywhere."""
     center = rng.uniform(0, size, 2)
     if shapes and rng.random() < 0.65:
         host = shapes[rng.integers(len(shapes))].outline
@@ -132,7 +128,7 @@ def _sample_layout(rng: np.random.Generator, size: int) -> tuple[tuple[Shape, ..
         full.append(np.count_nonzero(_coverage(around_zero + size / 2, size)[1] >= 0.5))
         # Only the place is drawn again: rejection must not tie class and size together.
         for _ in range(40):
-            outline = around_zero + _sample_center(rng, size, side, shapes)
+            outline = around_zero + _sample_xy(rng, size, side, shapes)
             if any(_box_iou(outline, other.outline) > MAX_IOU for other in shapes):
                 continue
             crop, alpha = _coverage(outline, size)
@@ -171,9 +167,9 @@ def _pick_color(rng: np.random.Generator, around: np.ndarray) -> np.ndarray:
     difference = colors[:, None] - around[:: max(1, len(around) // 128)]
     # Half brightness, half colour: blur and JPEG take most from a contrast of colour alone.
     brightness = np.abs(difference @ np.array([0.114, 0.587, 0.299], np.float32))
-    contrast = 0.5 * (brightness + np.sqrt((difference**2).mean(axis=2)))
-    worst = np.quantile(contrast, 0.15, axis=1)
-    return colors[np.argmax(np.minimum(worst, MIN_CONTRAST))]
+    contrast = (brightness + np.sqrt((difference**2).mean(axis=2))) / 2
+    least = np.quantile(contrast, 0.15, axis=1)
+    return colors[np.argmax(np.minimum(least, MIN_CONTRAST))]
 
 
 def _paint(rng: np.random.Generator, shapes: tuple[Shape, ...], size: int) -> np.ndarray:
@@ -181,7 +177,7 @@ def _paint(rng: np.random.Generator, shapes: tuple[Shape, ...], size: int) -> np
     the same whatever follows."""
     first, second = rng.uniform(30, 225, (2, 3)).astype(np.float32)
     # From a background of very different colours no object could stand out everywhere.
-    span = (second - first) * min(1, 70 / np.abs(second - first).max())
+    span = (second - first) * np.float32(min(1, 70 / float(np.abs(second - first).max())))
     canvas = first + span * _texture(rng, size, size)
     canvas += np.float32(rng.uniform(0, 18)) * _texture(rng, size, size)
     for shape in shapes:
@@ -207,8 +203,7 @@ def draw_picture(seed: int, split: str, index: int, image_size: int = 256) -> Pi
 def _write_split(folder: Path, split: str, settings: dict[str, int]) -> None:
     size = settings["image_size"]
     images, annotations = [], []
-    indices = range(settings[f"num_{split}"])
-    for index in tqdm(indices, f"drawing {split}", unit="image", disable=None):
+    for index in trange(settings[f"num_{split}"], desc=f"drawing {split}", disable=None):
         picture = draw_picture(settings["seed"], split, index, size)
         name = f"{split}_{index:06d}.jpg"
         jpeg = cv2.imencode(".jpg", picture.image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
@@ -231,9 +226,9 @@ def _is_complete(root: Path, settings: dict[str, int]) -> bool:
         stamp = json.loads((root / "shapes.json").read_text())
     except (OSError, ValueError):
         return False
-    count = sum(1 for _ in (root / "images").glob("*.jpg"))
-    files = all((root / f"{split}.json").is_file() for split in SPLITS)
-    return stamp == settings and files and count == settings["num_train"] + settings["num_val"]
+    images = len(list((root / "images").glob("*.jpg")))
+    files = images == settings["num_train"] + settings["num_val"]
+    return stamp == settings and files and all((root / f"{s}.json").is_file() for s in SPLITS)
 
 
 def _rewrite(root: Path, settings: dict[str, int]) -> None:
@@ -286,8 +281,7 @@ def write_shapes_dataset(
     settings = {"num_train": num_train, "num_val": num_val, "image_size": image_size, "seed": seed}
     for (name, value), least in zip(settings.items(), (1, 1, MIN_IMAGE_SIZE, 0)):
         if not isinstance(value, (int, np.integer)) or value < least:
-            fix = f"give a whole number of at least {least}"
-            raise ValueError(f"write_shapes_dataset: {name} is {value!r}; {fix}.")
+            raise ValueError(f"{name} is {value!r}: give a whole number of at least {least}.")
     settings = {name: int(value) for name, value in settings.items()} | {"version": VERSION}
     root = Path(root)
     if _is_complete(root, settings):
