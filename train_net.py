@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train or evaluate a detector of this project, or any other Detectron2 detector, with COCO metrics.
+"""Train or evaluate a detector of this project, or any other of Detectron2, with COCO metrics.
 
     python train_net.py --config-file configs/coco/yolov3_d53_asff.yaml --num-gpus 4
     python train_net.py --config-file FILE --resume
@@ -12,13 +12,17 @@ Without a GPU, --num-gpus N starts N processes on the CPU.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "projects" / "ASFF"))  # also where not installed
 
+# First, for it says what is not installed.
 from asff.checkpoint import Checkpointer
-from asff.engine import Trainer, argument_parser, launch, setup
+from asff.engine import Trainer, argument_parser, launch, setup, user_errors
+
+# isort: split
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
@@ -32,21 +36,27 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
         The metrics of the evaluation (of the last one, after training); None without one.
     """
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="asff")
+    setup_logger(
+        cfg.OUTPUT_DIR,
+        distributed_rank=comm.get_rank(),
+        name="asff",
+        configure_stdout=not logging.getLogger("asff").handlers,  # setup() may have done it
+    )
     if args.eval_only:
-        model = Trainer.build_model(cfg)
-        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        with user_errors():
+            model = Trainer.build_model(cfg)
+            checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
+            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         return Trainer.test(cfg, model)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    with user_errors():
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
     trainer.train()
     return getattr(trainer, "_last_eval_results", None)
 
 
 if __name__ == "__main__":
     args = argument_parser().parse_args()
-    try:
+    with user_errors():
         cfg = setup(args)
-    except ValueError as error:
-        sys.exit(f"train_net.py: error: {error}")
     launch(main, cfg, args)

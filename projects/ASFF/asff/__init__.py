@@ -4,6 +4,7 @@ Importing the package registers its backbones, meta-architectures and datasets w
 """
 
 import importlib.util
+import warnings
 
 for _name in ("torch", "torchvision", "fvcore", "pycocotools", "cv2", "detectron2"):
     if importlib.util.find_spec(_name) is None:
@@ -12,8 +13,17 @@ for _name in ("torch", "torchvision", "fvcore", "pycocotools", "cv2", "detectron
             "and use its .venv (`python tools/doctor.py` shows what else is missing)."
         )
 
-from . import data, modeling  # noqa: E402 (registers)
-from .config import add_asff_config  # noqa: E402
+with warnings.catch_warnings():
+    # Detectron2 scripts some functions while it is imported, which torch announces to drop.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    try:
+        from . import data, modeling  # (registers)
+        from .config import add_asff_config
+    except AttributeError as error:
+        raise ImportError(
+            f"Detectron2 does not work with the other packages here ({error}): asff needs "
+            "Detectron2's main since July 2023, which `make setup` installs."
+        ) from error
 
 __version__ = "0.1.0"
 __all__ = ["add_asff_config", "data", "modeling"]

@@ -7,7 +7,40 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Refuses files of which no tensor fits the model; runs no code from ``.pth`` files."""
+    """Refuses to load what does not fit the model at all, and to save a broken model.
+
+    Runs no code from ``.pth`` files.
+    """
+
+    def save(self, name: str, **kwargs) -> None:
+        """Save as Detectron2 does.
+
+        Raises:
+            FloatingPointError: the model holds values that are not finite.
+        """
+        # A finite loss does not prove it: normalisation divides by a variance that overflowed.
+        broken = [
+            key for key, value in self.model.state_dict().items() if not value.isfinite().all()
+        ]
+        if broken:
+            raise FloatingPointError(
+                f"{name}.pth was not saved: {len(broken)} tensors of the model are not finite "
+                f"(for example {', '.join(broken[:3])}). Try a lower SOLVER.BASE_LR."
+            )
+        super().save(name, **kwargs)
+
+    def _load_file(self, filename: str) -> dict:
+        try:
+            loaded = super()._load_file(filename)
+            if not isinstance(loaded["model"], dict):
+                raise TypeError("no tensors by name")
+        except Exception as error:  # a damaged file raises nearly anything
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(
+                f"The checkpoint '{filename}' cannot be read. It is damaged, or does not hold "
+                f"tensors by name ({reason})."
+            ) from error
+        return loaded
 
     def _torch_load(self, f: str) -> dict:
         return torch.load(f, map_location="cpu", weights_only=True)

@@ -42,10 +42,24 @@ def build_mapper(cfg: CfgNode, is_train: bool) -> DatasetMapper:
 
 
 def load_training_dicts(cfg: CfgNode) -> list[dict]:
-    """The dataset dicts of ``cfg.DATASETS.TRAIN``, once loaded checked against the class count."""
-    dicts = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
+    """The dataset dicts of ``cfg.DATASETS.TRAIN``, once loaded checked against the class count.
+
+    Raises:
+        ValueError: annotations cannot be read, or the class counts differ.
+    """
+    try:
+        dicts = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+    except (KeyError, ValueError, AssertionError) as error:
+        names = ", ".join(cfg.DATASETS.TRAIN)
+        raise ValueError(
+            f"DATASETS.TRAIN ({names}) cannot be used: {type(error).__name__}: {error}"
+        ) from error
+    for record in dicts:
+        for annotation in record.get("annotations", ()):
+            # Detectron2's transforms compute in the type of a box: whole numbers would stay whole.
+            annotation["bbox"] = [float(x) for x in annotation["bbox"]]
     check_num_classes(cfg, cfg.DATASETS.TRAIN)
     return dicts
 

@@ -1,6 +1,6 @@
 """Datasets known by name, below `$DETECTRON2_DATASETS` as Detectron2's own ones.
 
-`NAME/{train,val,test}.json` in COCO format and `NAME/images/` hold the splits `NAME_train` and so on.
+`NAME/{train,val,test}.json` in COCO format and `NAME/images/` hold the splits `NAME_train` etc.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from .shapes import CLASS_NAMES
+
 # Real microscope images of blood cells, and the generated images of the quick start (shapes.py).
 DATASETS = {
     "bccd": (("train", "val", "test"), ["RBC", "WBC", "Platelets"]),
-    "shapes": (("train", "val"), ["circle", "square", "triangle", "star"]),
+    "shapes": (("train", "val"), list(CLASS_NAMES)),
 }
 
 

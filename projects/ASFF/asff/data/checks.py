@@ -37,12 +37,13 @@ def check_datasets(names: Sequence[str], key: str) -> None:
                 )
 
 
-def num_model_classes(cfg: CfgNode) -> int | None:
-    """The class count of the meta-architecture that ``cfg`` names; None where it is not known."""
-    options = cfg.MODEL.get(cfg.MODEL.META_ARCHITECTURE.upper(), None)
-    if options is not None and "NUM_CLASSES" in options:
-        return options.NUM_CLASSES
-    return cfg.MODEL.ROI_HEADS.NUM_CLASSES if "RCNN" in cfg.MODEL.META_ARCHITECTURE else None
+def class_count(cfg: CfgNode) -> tuple[str, int] | None:
+    """Key and value of the meta-architecture's class count; None where they are not known."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    node = "ROI_HEADS" if "RCNN" in name else name.upper()
+    if "NUM_CLASSES" not in cfg.MODEL.get(node, ()):
+        return None
+    return f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node].NUM_CLASSES
 
 
 def check_num_classes(cfg: CfgNode, names: Sequence[str]) -> None:
@@ -51,13 +52,15 @@ def check_num_classes(cfg: CfgNode, names: Sequence[str]) -> None:
     Raises:
         ValueError: they differ.
     """
-    count = num_model_classes(cfg)
+    known = class_count(cfg)
+    if known is None:
+        return
+    key, count = known
     for name in names:
         classes = MetadataCatalog.get(name).get("thing_classes")
-        if count is not None and classes is not None and len(classes) != count:
+        if classes is not None and len(classes) != count:
             shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
             raise ValueError(
-                f"The model has {count} classes, but the dataset '{name}' has {len(classes)} "
-                f"({shown}). Set MODEL.{cfg.MODEL.META_ARCHITECTURE.upper()}.NUM_CLASSES "
-                f"to {len(classes)}."
+                f"{key} is {count}, but the dataset '{name}' has {len(classes)} classes ({shown}). "
+                f"Set {key} to {len(classes)}."
             )

@@ -1,6 +1,6 @@
 """A generated dataset that holds the conflict ASFF is about (paper 3.1): in one picture, sizes from
 tiny to most of it, the small objects often on the large ones. Classes differ by shape only: side,
-aspect ratio, angle, place, colour and texture are drawn alike for all. Picture i of a split is a
+aspect ratio, tilt, place, colour and texture are drawn alike for all. Picture i of a split is a
 pure function of (seed, split, i, image_size).
 
 Shape letters: S side of the square picture, V vertices, P pixels, (h, w) a crop of the picture.
@@ -22,15 +22,23 @@ from tqdm import trange
 
 logger = logging.getLogger(__name__)
 
-CLASS_NAMES = ("circle", "square", "triangle", "cross")
+TURNS, ARM = np.arange(64) / 32 * np.pi, np.array([(1, 0.38), (0.38, 0.38), (0.38, 1)])
+OUTLINES = {  # corners of every class, y down
+    "circle": np.stack([np.cos(TURNS), np.sin(TURNS)], axis=1),
+    "triangle": np.array([(-1, 1), (1, 1), (0, -1)]),
+    "hourglass": np.array([(-1, -1), (1, -1), (0.2, 0), (1, 1), (-1, 1), (-0.2, 0)]),
+    "cross": np.concatenate([ARM, ARM[::-1] * (-1, 1), -ARM, ARM[::-1] * (1, -1)]),
+}
+CLASS_NAMES = tuple(OUTLINES)
 SPLITS = ("train", "val")
-VERSION = 1  # raise it with every change of the pictures: datasets on disk are then written anew
+VERSION = 3  # raise it with every change of the pictures: datasets on disk are then written anew
 MIN_IMAGE_SIZE = 96
 MIN_SIDE = 15.0  # pixels; below it the classes are hard to tell apart
-MAX_SIDE = 0.86  # of the picture's side
+MAX_SIDE = 0.94  # of the picture's side
 MIN_VISIBLE = 0.6  # of an object's pixels, after the border and what lies on top took theirs
 MAX_IOU = 0.45  # of two boxes in a picture: below any usual NMS threshold
-MIN_CONTRAST = 38.0  # grey values between an object's colour and what surrounds its outline
+MIN_CONTRAST = 60.0  # grey values between an object's colour and what surrounds its outline
+MAX_TILT = 0.26  # radians from upright
 SUPERSAMPLING = 4
 
 
@@ -64,15 +72,8 @@ class Picture:
 
 def _outline(category: int, angle: float, width: float, height: float) -> np.ndarray:
     """Outline (V, 2) around 0, turned by ``angle`` (radians), of ``width`` x ``height`` pixels."""
-    if CLASS_NAMES[category] == "cross":
-        arm = np.array([(1, 0.38), (0.38, 0.38), (0.38, 1)])
-        points = np.concatenate([arm, arm[::-1] * (-1, 1), -arm, arm[::-1] * (1, -1)])
-    else:
-        corners = {"circle": 64, "square": 4, "triangle": 3}[CLASS_NAMES[category]]
-        turns = 2 * np.pi * np.arange(corners) / corners
-        points = np.stack([np.cos(turns), np.sin(turns)], axis=1)
     cos, sin = np.cos(angle), np.sin(angle)
-    points = points @ np.array([[cos, sin], [-sin, cos]])
+    points = OUTLINES[CLASS_NAMES[category]] @ np.array([[cos, sin], [-sin, cos]])
     low, high = points.min(axis=0), points.max(axis=0)
     # Filling the box, not a circle, gives all classes the same box sizes whatever the angle.
     return ((points - low) / (high - low) - 0.5) * (width, height)
@@ -99,11 +100,13 @@ def _box_iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _sample_sides(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Longer sides in pixels, falling: one large, one or two medium, two or three small objects."""
-    # At 256 pixels the bands meet at 42 and 136: most areas fall into COCO's range of that name.
-    edges = np.log(MIN_SIDE) + np.log(MAX_SIDE * size / MIN_SIDE) * np.array([0, 0.38, 0.82, 1])
-    bands = zip(edges[:-1], edges[1:], (rng.integers(2, 4), rng.integers(1, 3), 1))
-    return np.exp(np.sort(np.concatenate([rng.uniform(*band) for band in bands])))[::-1]
+    """Longer sides in pixels, falling: one large, two or three medium, three to five small."""
+    # In shares of the way from MIN_SIDE to the largest, on a logarithmic scale. At 192 pixels the
+    # bands end at 37 and 110 and begin again at 134: most areas fall into COCO's range of that name.
+    bands = np.array([(0, 0.36), (0.36, 0.8), (0.88, 1)]) * np.log(MAX_SIDE * size / MIN_SIDE)
+    counts = rng.integers(3, 6), rng.integers(2, 4), 1
+    shares = [rng.uniform(*band, count) for band, count in zip(bands, counts)]
+    return MIN_SIDE * np.exp(np.sort(np.concatenate(shares)))[::-1]
 
 
 def _sample_xy(rng: np.random.Generator, size: int, side: float, shapes: list[Shape]) -> np.ndarray:
@@ -124,7 +127,7 @@ def _sample_layout(rng: np.random.Generator, size: int) -> tuple[tuple[Shape, ..
     for side in _sample_sides(rng, size):
         category = int(rng.integers(len(CLASS_NAMES)))
         box = side * rng.permutation([1.0, rng.uniform(0.88, 1.0)])
-        around_zero = _outline(category, rng.uniform(0, 2 * np.pi), *box)
+        around_zero = _outline(category, rng.uniform(-MAX_TILT, MAX_TILT), *box)
         full.append(np.count_nonzero(_coverage(around_zero + size / 2, size)[1] >= 0.5))
         # Only the place is drawn again: rejection must not tie class and size together.
         for _ in range(40):
@@ -175,7 +178,9 @@ def _pick_color(rng: np.random.Generator, around: np.ndarray) -> np.ndarray:
 def _paint(rng: np.random.Generator, shapes: tuple[Shape, ...], size: int) -> np.ndarray:
     """Background, then the shapes in order: (S, S, 3) float32 BGR, 0 to 255. What comes first looks
     the same whatever follows."""
-    first, second = rng.uniform(30, 225, (2, 3)).astype(np.float32)
+    # Muted, so that most colours stand out; the objects' colours are free.
+    grey, tint = rng.uniform(85, 170, (2, 1)), rng.uniform(-20, 20, (2, 3))
+    first, second = (grey + tint).astype(np.float32)
     # From a background of very different colours no object could stand out everywhere.
     span = (second - first) * np.float32(min(1, 70 / float(np.abs(second - first).max())))
     canvas = first + span * _texture(rng, size, size)
@@ -183,13 +188,15 @@ def _paint(rng: np.random.Generator, shapes: tuple[Shape, ...], size: int) -> np
     for shape in shapes:
         crop, alpha = _coverage(shape.outline, size)
         under = canvas[crop]
-        color = _pick_color(rng, under[(alpha > 0) & (alpha < 1)])
-        surface = color + np.float32(rng.uniform(0, 22)) * _texture(rng, *alpha.shape)
+        edge = (alpha > 0) & (alpha < 1)
+        # Upright sides that fall between pixels leave none half covered.
+        color = _pick_color(rng, under[edge if edge.any() else alpha > 0])
+        surface = color + np.float32(rng.uniform(0, 10)) * _texture(rng, *alpha.shape)
         canvas[crop] = under + alpha[..., None] * (surface - under)
     return canvas
 
 
-def draw_picture(seed: int, split: str, index: int, image_size: int = 256) -> Picture:
+def draw_picture(seed: int, split: str, index: int, image_size: int = 192) -> Picture:
     """Picture ``index`` (from 0) of a split ("train" or "val", which share none), the same at every
     call. ``image_size`` is S in pixels, ``seed`` a whole number from 0."""
     sequence = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index))
@@ -258,7 +265,7 @@ def write_shapes_dataset(
     *,
     num_train: int = 1600,
     num_val: int = 200,
-    image_size: int = 256,
+    image_size: int = 192,
     seed: int = 0,
 ) -> bool:
     """Write ``root/{train,val}.json`` (COCO's format) and ``root/images/*.jpg``, once.

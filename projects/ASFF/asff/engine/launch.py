@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -12,6 +16,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import launch as spawn
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessExitedException
 
 
 def under_torchrun() -> bool:
@@ -26,6 +31,18 @@ def num_processes(args: argparse.Namespace) -> int:
     return max(args.num_gpus, 1) * args.num_machines
 
 
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Where a ValueError says what the user can mend, end this process with its message alone."""
+    try:
+        yield
+    except ValueError as error:
+        if comm.get_rank() or int(os.environ.get("RANK", 0)):
+            # Rank 0 most often has the same to say, and its end takes this process with it.
+            time.sleep(10)
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+
+
 def launch(main: Callable, cfg: CfgNode, args: argparse.Namespace):
     """Call ``main(cfg, args)`` in every process of the job."""
     if under_torchrun():
@@ -33,14 +50,19 @@ def launch(main: Callable, cfg: CfgNode, args: argparse.Namespace):
     if torch.device(cfg.MODEL.DEVICE).type == "cpu" and num_processes(args) > 1:
         # Processes choose NCCL where they see a GPU.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return spawn(
-        worker,
-        max(args.num_gpus, 1),
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(main, cfg, args, max(args.num_gpus, 1)),
-    )
+    try:
+        return spawn(
+            worker,
+            max(args.num_gpus, 1),
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, cfg, args, max(args.num_gpus, 1)),
+        )
+    except ProcessExitedException as error:
+        if error.signal_name is not None:
+            raise
+        sys.exit(error.exit_code)  # it has said why
 
 
 def join(main: Callable, cfg: CfgNode, args: argparse.Namespace):

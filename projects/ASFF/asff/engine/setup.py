@@ -1,10 +1,11 @@
-"""From the command line to a config that can be trusted: everything a user can get wrong is said here."""
+"""From the command line to a config that can be trusted: what a user can get wrong is said here."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_asff_config
 from ..data import check_datasets, check_num_classes
+from ..modeling.layers import choose
 from .launch import num_processes
 
 
@@ -35,7 +38,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Raises:
         ValueError: naming the key or file, its value, and the fix.
     """
-    setup_logger(name="asff")
+    setup_logger(distributed_rank=int(os.getenv("RANK", "0")), name="asff")
     cfg = load_config(args.config_file, args.opts)
     resolve_device(cfg, args.num_gpus)
     resolve_sync_norm(cfg, num_processes(args))
@@ -48,7 +51,7 @@ def load_config(config_file: str, opts: list[str] = ()) -> CfgNode:
     """Read a YAML file and KEY VALUE pairs over the defaults.
 
     Raises:
-        ValueError: the file cannot be read or parsed, a key is not known, or a value has a wrong type.
+        ValueError: the file cannot be read, a key is not known, or a value has a wrong type.
     """
     cfg = get_cfg()
     add_asff_config(cfg)
@@ -59,7 +62,9 @@ def load_config(config_file: str, opts: list[str] = ()) -> CfgNode:
             cfg.merge_from_file(config_file, allow_unsafe=False)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"--config-file {config_file} is not valid YAML: {error}") from error
-        except (KeyError, ValueError, AssertionError, AttributeError, OSError) as error:
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"--config-file {config_file} holds no KEY: VALUE pairs.") from error
+        except (KeyError, ValueError, AssertionError, OSError) as error:
             raise ValueError(f"--config-file {config_file}: {explain(error, cfg)}") from error
     try:
         cfg.merge_from_list(list(opts))
@@ -69,14 +74,18 @@ def load_config(config_file: str, opts: list[str] = ()) -> CfgNode:
 
 
 def explain(error: Exception, cfg: CfgNode) -> str:
-    """What yacs says, with the most similar key where a key is not known."""
-    message = str(error.args[0]) if error.args else repr(error)
-    unknown = re.search(r"Non-existent (?:config )?key: (\S+)", message)
-    if not unknown:
-        return message
-    similar = difflib.get_close_matches(unknown[1], list(all_keys(cfg)), n=1, cutoff=0.5)
-    hint = f" Did you mean {similar[0]}?" if similar else ""
-    return f"there is no config key '{unknown[1]}'.{hint}"
+    """What yacs says, shorter where a type is wrong, with a similar key where it is not known."""
+    message = str(error.args[0] if isinstance(error, KeyError) else error)
+    if unknown := re.search(r"Non-existent (?:config )?key: (\S+)", message):
+        similar = difflib.get_close_matches(unknown[1], list(all_keys(cfg)), n=1, cutoff=0.5)
+        hint = f" Did you mean {similar[0]}?" if similar else ""
+        return f"there is no config key '{unknown[1]}'.{hint}"
+    mismatch = re.search(r"values \((.*) vs\. (.*)\) for config key: (\S+)", message, re.DOTALL)
+    if mismatch:
+        old, new, key = mismatch.groups()
+        like = "hold keys of its own" if "\n" in old else f"be of the type of {old}"
+        return f"{key} is {new}, but must {like}."
+    return message
 
 
 def all_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
@@ -128,6 +137,8 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
     Raises:
         ValueError: naming the key, its value, and the fix.
     """
+    choose(dict(META_ARCH_REGISTRY), cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
+    choose(dict(BACKBONE_REGISTRY), cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     for key in ("TRAIN_SIZE", "TEST_SIZE"):
         size = cfg.INPUT[key]
         if size <= 0 or size % 32:
@@ -137,11 +148,16 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
                 f"Use {below} or {below + 32}."
             )
     # Where REFERENCE_WORLD_SIZE is set, the trainer scales the batch to the processes.
-    batch = cfg.SOLVER.IMS_PER_BATCH
-    if not eval_only and not cfg.SOLVER.REFERENCE_WORLD_SIZE and batch % world_size:
+    batch, processes = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size
+    if not eval_only and (batch < 1 or batch % processes):
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH is {batch}, the batch of all processes together, which "
-            f"{world_size} processes do not divide. Use {batch - batch % world_size or world_size}."
+            f"{processes} processes do not divide. Use {max(batch - batch % processes, processes)}."
+        )
+    if cfg.SOLVER.BASE_LR_END > cfg.SOLVER.BASE_LR:
+        raise ValueError(
+            f"SOLVER.BASE_LR_END is {cfg.SOLVER.BASE_LR_END:g}, above SOLVER.BASE_LR, which is "
+            f"{cfg.SOLVER.BASE_LR:g}. Lower the first or raise the second."
         )
     dtypes = {"bfloat16", "float16"}
     if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE not in dtypes:
@@ -151,8 +167,12 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not Path(weights).is_file():
         raise ValueError(f"MODEL.WEIGHTS is '{weights}': there is no such file.")
-    if eval_only and not weights and not resume:
-        raise ValueError("--eval-only needs MODEL.WEIGHTS FILE, or --resume for the last checkpoint.")
+    resumes = resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()
+    if eval_only and not weights and not resumes:
+        raise ValueError(
+            "--eval-only needs MODEL.WEIGHTS FILE, or --resume and a checkpoint in OUTPUT_DIR "
+            f"('{cfg.OUTPUT_DIR}')."
+        )
     names = {"DATASETS.TEST": cfg.DATASETS.TEST}
     if not eval_only:
         names["DATASETS.TRAIN"] = cfg.DATASETS.TRAIN

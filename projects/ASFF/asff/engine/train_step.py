@@ -1,4 +1,4 @@
-"""One step of training: autocast on any device, clipping of the whole gradient, no broken update."""
+"""One training step: autocast on any device, clipping of the whole gradient, no broken update."""
 
 from __future__ import annotations
 

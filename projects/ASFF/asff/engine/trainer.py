@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import Checkpointer
@@ -23,8 +24,8 @@ class Trainer(DefaultTrainer):
     """DefaultTrainer with our loaders, step, checkpointer and COCOEvaluator."""
 
     def __init__(self, cfg: CfgNode):
-        # DefaultTrainer's body, which cannot be extended: its DDP call passes device_ids, which a CPU
-        # refuses, and its AMP trainer asserts CUDA.
+        # DefaultTrainer's body, which cannot be extended: its DDP call passes device_ids, which a
+        # CPU refuses, and its AMP trainer asserts CUDA.
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         dataset_dicts = load_training_dicts(cfg)
@@ -52,6 +53,14 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         return [*super().build_hooks(), ReportClipping()]
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = super().build_model(cfg)
+        if torch.device(cfg.MODEL.DEVICE).type == "cpu" or cfg.SOLVER.AMP.ENABLED:
+            # A training step on the CPU takes 0.6 to 0.7 times as long; tensor cores want it too.
+            model = model.to(memory_format=torch.channels_last)
+        return model
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
@@ -94,7 +103,8 @@ def resolve_warmup(cfg: CfgNode, num_images: int) -> CfgNode:
     cfg.SOLVER.WARMUP_ITERS = iters
     cfg.freeze()
     logging.getLogger("asff").info(
-        f"Warm-up over {cfg.SOLVER.WARMUP_EPOCHS:g} epochs of {num_images} images: {iters} iterations."
+        f"Warm-up over {cfg.SOLVER.WARMUP_EPOCHS:g} epochs of {num_images} images: {iters} "
+        "iterations."
     )
     return cfg
 
@@ -106,6 +116,6 @@ class ReportClipping(HookBase):
         step = self.trainer._trainer
         if step.max_grad_norm and step.steps:
             logging.getLogger("asff").info(
-                f"The gradient norm was clipped at {step.max_grad_norm:g} in {step.clipped_steps} of "
-                f"{step.steps} steps ({step.clipped_steps / step.steps:.1%})."
+                f"The gradient norm was clipped at {step.max_grad_norm:g} in {step.clipped_steps} "
+                f"of {step.steps} steps ({step.clipped_steps / step.steps:.1%})."
             )

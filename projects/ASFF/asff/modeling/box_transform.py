@@ -17,7 +17,8 @@ SCALE_CLAMP = math.log(1000.0 / 16)
 
 def predict_anchors(shape_logits: Tensor, base: Tensor) -> Tensor:
     """Predicted anchor = exp(shape logits) x base: (..., 2), width and height in pixels."""
-    return shape_logits.clamp(max=SCALE_CLAMP).exp() * base
+    # From below too: an anchor of 0 has no finite logarithm in get_deltas.
+    return shape_logits.clamp(-SCALE_CLAMP, SCALE_CLAMP).exp() * base
 
 
 def apply_deltas(box_logits: Tensor, anchors: Tensor, cells: Tensor, strides: Tensor) -> Tensor:

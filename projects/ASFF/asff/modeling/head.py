@@ -65,7 +65,8 @@ class FeatureAdaption(nn.Module):
         """Adapt features (N, C, H, W) to shape logits (N, 2 A, H, W)."""
         # The sampling needs float32, also under autocast.
         with torch.autocast(x.device.type, enabled=False):
-            offsets = self.offset(shape_logits.detach().float())
+            # At a NaN the sampling reads outside of its memory: the process would just die.
+            offsets = self.offset(shape_logits.detach().float()).nan_to_num()
             return self.deform(x.float(), offsets).to(x.dtype)
 
 

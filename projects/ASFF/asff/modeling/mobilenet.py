@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
 from .layers import msra_init
@@ -43,7 +42,11 @@ class MobileNetV2(Backbone):
                 f"MODEL.MOBILENETV2.OUT_FEATURES has {sorted(unknown)}; "
                 f"the features are {', '.join(LAST_LAYERS)}."
             )
-        network = mobilenet_v2(weights=None, width_mult=width, norm_layer=partial(get_norm, norm))
+        network = mobilenet_v2(
+            weights=None,
+            width_mult=width,
+            norm_layer=lambda channels: get_norm(norm, channels) or nn.Identity(),
+        )
         self.features = network.features
         self._out_features = list(out_features)
         self._out_feature_strides = STRIDES
