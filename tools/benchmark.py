@@ -1,26 +1,23 @@
 #!/usr/bin/env python
 """How long a training step takes on this machine: forward, backward and update, on random images.
 
-    python tools/benchmark.py step --config-file configs/coco/yolov3_d53_asff.yaml --images 4 --size 320
+python tools/benchmark.py step --config-file FILE --images 4 --size 320
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "projects" / "ASFF"))
 
 import torch
-from asff.data.checks import num_model_classes
-from asff.engine import Trainer, user_errors
-from asff.engine.setup import load_config, resolve_device, resolve_sync_norm
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from tqdm import trange
+
+from asff.data.checks import num_model_classes
+from asff.engine import Trainer, user_errors
+from asff.engine.setup import load_config, resolve_device, resolve_sync_norm
 
 WARM_UP, BOXES = 3, 14
 

@@ -13,20 +13,21 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "projects" / "ASFF")]
-
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from PIL import Image
+
 from asff.checkpoint import Checkpointer
 from asff.data import build_test_loader
 from asff.data.shapes import write_shapes_dataset
 from asff.engine import argument_parser, setup
 from asff.visualization import draw_detections
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
-from PIL import Image
-from train_net import main as train
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from train_net import main as train  # noqa: E402
 
 CONFIG = ROOT / "configs" / "quickstart.yaml"
 NUM_PICTURES = 8

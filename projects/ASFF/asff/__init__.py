@@ -9,8 +9,8 @@ import warnings
 for _name in ("torch", "torchvision", "fvcore", "pycocotools", "cv2", "detectron2"):
     if importlib.util.find_spec(_name) is None:
         raise ImportError(
-            f"asff needs '{_name}', which is not installed here. Run `make setup` in the repository "
-            "and use its .venv (`python tools/doctor.py` shows what else is missing)."
+            f"asff needs '{_name}', which is not installed here. Run `make setup` in the "
+            "repository and use its .venv (`python tools/doctor.py` shows what else is missing)."
         )
 
 with warnings.catch_warnings():

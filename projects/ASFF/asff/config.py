@@ -9,12 +9,12 @@ def add_asff_config(cfg: CN) -> None:
     """Add the keys of ASFF and YOLOv3, with their defaults, to a Detectron2 config."""
     add_model_config(cfg)
 
-    # Square size in pixels, divisible by 32, to which images are squashed in training and in testing.
+    # Square size in pixels, divisible by 32, to which images are squashed.
     cfg.INPUT.TRAIN_SIZE = 416
     cfg.INPUT.TEST_SIZE = 416
 
-    # Warm-up lasts this many epochs (paper 3.4), and never fewer than SOLVER.WARMUP_ITERS iterations:
-    # on a small dataset epochs are too short to warm up.
+    # Warm-up lasts this many epochs (paper 3.4), never fewer than SOLVER.WARMUP_ITERS iterations: on
+    # a small dataset epochs are too short to warm up.
     cfg.SOLVER.WARMUP_EPOCHS = 0.0
     # Limit of the norm of the whole gradient; 0.0 switches clipping off. (SOLVER.CLIP_GRADIENTS of
     # Detectron2 limits values or single parameters.)
@@ -25,7 +25,7 @@ def add_asff_config(cfg: CN) -> None:
 
 def add_model_config(cfg: CN) -> None:
     """Add the keys of the network, its losses and its inference."""
-    # Bottom-ups. Features are called res3, res4, res5 at strides 8, 16, 32, as in Detectron2's ResNet.
+    # Bottom-ups. Features at strides 8, 16, 32 are called res3, res4, res5, as in ResNet.
     cfg.MODEL.DARKNET = CN()
     cfg.MODEL.DARKNET.DEPTHS = [1, 2, 8, 8, 4]  # residual blocks per stage; this is DarkNet-53
     cfg.MODEL.DARKNET.WIDTH = 1.0  # multiplier of all channels

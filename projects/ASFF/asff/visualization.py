@@ -9,7 +9,12 @@ from detectron2.structures import Instances
 
 
 def draw_detections(
-    record: dict, instances: Instances, metadata: Metadata, *, min_score: float = 0.3, scale: float = 2.0
+    record: dict,
+    instances: Instances,
+    metadata: Metadata,
+    *,
+    min_score: float = 0.3,
+    scale: float = 2.0,
 ) -> np.ndarray:
     """Draw an image twice, side by side: with its truth, and with what was detected.
 

@@ -101,8 +101,8 @@ def _box_iou(a: np.ndarray, b: np.ndarray) -> float:
 
 def _sample_sides(rng: np.random.Generator, size: int) -> np.ndarray:
     """Longer sides in pixels, falling: one large, two or three medium, three to five small."""
-    # In shares of the way from MIN_SIDE to the largest, on a logarithmic scale. At 192 pixels the
-    # bands end at 37 and 110 and begin again at 134: most areas fall into COCO's range of that name.
+    # Shares of the way from smallest to largest, on a log scale. At 192 pixels the bands end
+    # at 37 and 110 and go on from 134: most areas fall into COCO's range of that name.
     bands = np.array([(0, 0.36), (0.36, 0.8), (0.88, 1)]) * np.log(MAX_SIDE * size / MIN_SIDE)
     counts = rng.integers(3, 6), rng.integers(2, 4), 1
     shares = [rng.uniform(*band, count) for band, count in zip(bands, counts)]

@@ -1,7 +1,7 @@
 """The rows of YOLOv3's dense output: which anchor, cell and stride each prediction belongs to.
 
-Shape letters: L levels, A slots of a level (its anchors, then the anchor-free one), H and W of a level,
-R = sum of A H W over the levels. Rows run over levels (coarsest first), slots, y, x.
+Shape letters: L levels, A slots of a level (its anchors, then the anchor-free one), H and W of a
+level, R = sum of A H W over the levels. Rows run over levels (coarsest first), slots, y, x.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from .layers import choose, conv_norm_act, msra_init
 class Resize(nn.Module):
     """Bring the feature x^n to the channels and the size of level l: x^{n->l} (paper 3.2).
 
-    Up: a 1x1 convolution where the channels differ, then nearest interpolation. Down: a 3x3 stride-2
-    convolution, after as many 3x3 stride-2 max poolings as further halvings need.
+    Up: a 1x1 convolution where the channels differ, then nearest interpolation. Down: a 3x3
+    stride-2 convolution, after as many 3x3 stride-2 max poolings as further halvings need.
 
     Args:
         in_channels, out_channels: channels of level n and of level l.

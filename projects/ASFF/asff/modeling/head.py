@@ -51,8 +51,8 @@ class DensePredictions:
 class FeatureAdaption(nn.Module):
     """Deformable convolution whose offsets follow from the predicted shapes (guided anchoring).
 
-    From the authors' code: there are as many offset groups as slots (where they divide the channels),
-    and the shape logits are detached, so that this path does not train the shapes.
+    From the authors' code: there are as many offset groups as slots (where they divide the
+    channels), and the shape logits are detached, so that this path does not train the shapes.
     """
 
     def __init__(self, channels: int, num_slots: int):
@@ -110,15 +110,15 @@ class YOLOv3HeadLevel(nn.Module):
             # No activation follows.
             nn.init.kaiming_normal_(self.adaption.deform.weight, nonlinearity="linear")
             nn.init.zeros_(self.adaption.deform.bias)
-        # Of ten thousands of rows a handful are objects. Start from there (as RetinaNet does), or the
-        # first loss, a sum over all rows, is in the ten thousands and its step ruins the network.
+        # Of ten thousands of rows a handful are objects. Start from there (as RetinaNet does), or
+        # the first loss, a sum over all rows, is in the ten thousands and its step ruins all.
         bias = torch.zeros(self.num_slots, 5 + self.num_classes)
         bias[:, 4] = -math.log(1000.0)
         bias[:, 5:] = -math.log(self.num_classes)
         self.predict.bias.data.copy_(bias.flatten())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map (N, C, H, W) to logits (N, A (5 + K), H, W) and shape logits (N, 2 A, H, W) or None."""
+        """Map (N, C, H, W) to logits (N, A (5 + K), H, W), shape logits (N, 2 A, H, W) or None."""
         x = self.conv(x)
         shape_logits = self.shape(x) if self.shape is not None else None
         if self.adaption is not None:

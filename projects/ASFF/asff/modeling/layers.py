@@ -19,7 +19,9 @@ ACTIVATIONS = {
 def choose(table: dict, name: str, key: str):
     """Return ``table[name]``; a ValueError that names the config key lists the known names."""
     if name not in table:
-        raise ValueError(f"{key} is '{name}', which is not known. Choose one of: {', '.join(table)}.")
+        raise ValueError(
+            f"{key} is '{name}', which is not known. Choose one of: {', '.join(table)}."
+        )
     return table[name]
 
 

@@ -80,7 +80,7 @@ class YOLOv3Losses:
         return (loss.sum(dim=-1) * weights).sum()
 
     def class_targets(self, matches: Matches, truths: Truths, num_classes: int) -> Tensor:
-        """(N, M, K). On a shared row the classes unite; with smoothing, the last truth's alone count."""
+        """(N, M, K): on a shared row classes unite; with smoothing, the last truth's counts."""
         classes = torch.arange(num_classes, device=truths.classes.device)
         one_hot = (truths.classes[..., None] == classes).float()
         if self.smoothing:

@@ -90,7 +90,7 @@ def stays_on_row(row: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         row: (N, M); valid: (N, M).
 
     Returns:
-        (N, M), True for valid truths that no later one pushes off; (N, M, M), valid pairs on one row.
+        (N, M), True for valid truths that no later one pushes off; (N, M, M), valid pairs on a row.
     """
     shares_row = (row[:, :, None] == row[:, None, :]) & valid[:, :, None] & valid[:, None, :]
     later = torch.ones_like(shares_row[0]).triu(diagonal=1)
@@ -101,8 +101,8 @@ class YOLOv3Matcher:
     """Assign truths to rows as the authors' code does.
 
     A truth belongs to that one of all anchors whose shape fits best: this gives level and slot; the
-    cell holds the truth's centre. There the anchor-free slot competes: where its predicted shape fits
-    better than the best anchor, it answers for the truth instead.
+    cell holds the truth's centre. There the anchor-free slot competes: where its predicted shape
+    fits better than the best anchor, it answers for the truth instead.
 
     Args:
         anchors: the base anchors.
@@ -143,7 +143,7 @@ class YOLOv3Matcher:
     def candidate_rows(
         self, predictions: DensePredictions, truths: Truths
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, M) row of the best anchor, of the anchor-free slot of its cell, and best shape IoU."""
+        """(N, M) row of the best anchor, of its cell's anchor-free slot, and best shape IoU."""
         # Finest level first: of anchors that fit equally well, the smallest wins.
         levels = list(enumerate(self.anchors.base))[::-1]
         base = torch.cat([b[:n] for (_, b), n in zip(levels, self.anchors.num_anchors[::-1])])

@@ -19,8 +19,8 @@ STRIDES = {"res3": 8, "res4": 16, "res5": 32}
 class MobileNetV2(Backbone):
     """MobileNetV2 up to its last 1x1 convolution, under torchvision's key names.
 
-    Features carry the names of Detectron2's ResNet: ``res3``, ``res4``, ``res5`` at strides 8, 16, 32
-    (32, 96 and 1280 channels at width 1).
+    Features carry the names of Detectron2's ResNet: ``res3``, ``res4``, ``res5`` at strides 8, 16,
+    32 (with 32, 96, 1280 channels at width 1).
 
     Args:
         width: multiplier of the channels, as torchvision's ``width_mult``.

@@ -28,7 +28,7 @@ class SpatialPyramidPooling(nn.Module):
 
 
 def conv_set(in_channels: int, channels: int, *, spp: bool, **style) -> nn.Sequential:
-    """Five convolutions, 1x1 and 3x3 in turn, to ``channels``; with ``spp``, pooling after the third."""
+    """Five convolutions, 1x1 and 3x3 in turn; with ``spp``, pooling after the third."""
     layers = OrderedDict(
         conv1=conv_norm_act(in_channels, channels, 1, **style),
         conv2=conv_norm_act(channels, 2 * channels, 3, **style),

@@ -33,7 +33,7 @@ class YOLOv3(DenseDetector):
         matcher: assigns truths to rows.
         losses: computes the loss terms.
         pixel_mean, pixel_std: of the input channels.
-        score_thresh: boxes whose score (objectness x class probability) is not above it are dropped.
+        score_thresh: boxes whose score (objectness x class probability) is lower are dropped.
         topk_candidates: boxes of an image that enter NMS.
         nms_thresh: IoU above which the lower scored box of a class is dropped.
         max_detections_per_image: detections kept after NMS.
@@ -142,8 +142,8 @@ class YOLOv3(DenseDetector):
             images: (N, 3, H, W), normalised; H and W divisible by 32.
 
         Returns:
-            (N, R, 5 + K): cx, cy, w, h in input pixels, objectness and class probabilities. Rows run
-            over strides 32, 16, 8, then slots (anchors, then the anchor-free one), then y, then x.
+            (N, R, 5 + K): cx, cy, w, h in input pixels, objectness and class probabilities. Rows
+            run over strides 32, 16, 8, then slots (the anchor-free one last), then y, then x.
 
         Raises:
             ValueError: H or W is not divisible by 32.
