@@ -91,12 +91,12 @@ def test_annotations_by_a_slow_loop():
 
 @pytest.mark.parametrize(
     ("name", "area"),
-    # Of shapes that fill a 40 x 40 box unturned: pi r^2; a diamond; corners at 0 and +-120 degrees
-    # (half the box); two 0.38-wide arms less the middle they share.
+    # Of shapes that fill a 40 x 40 box upright: pi r^2; half of it; two trapezoids of sides 1 and
+    # 0.2; two 0.38-wide arms less the middle they share.
     [
         ("circle", np.pi * 400),
-        ("square", 800),
         ("triangle", 800),
+        ("hourglass", 1600 * 0.6),
         ("cross", 1600 * (2 * 0.38 - 0.38**2)),
     ],
 )
@@ -123,7 +123,7 @@ def test_same_again_but_never_in_both_splits():
 def test_every_picture_spans_tiny_to_large(pictures):
     for picture in pictures:
         sides = [np.ptp(shape.outline, axis=0).max() for shape in picture.shapes]
-        assert 4 <= len(sides) <= 6
+        assert 6 <= len(sides) <= 9
         assert min(sides) < 42 and max(sides) > 130
         assert sides == sorted(sides, reverse=True)
 
@@ -131,7 +131,7 @@ def test_every_picture_spans_tiny_to_large(pictures):
 def test_all_area_ranges_have_plenty(objects):
     areas = np.array([area for _, _, area, _ in objects])
     small, large = np.mean(areas < 32**2), np.mean(areas >= 96**2)
-    assert 0.4 < small < 0.6 and 0.12 < large < 0.3 and 1 - small - large > 0.2
+    assert 0.4 < small < 0.65 and 0.06 < large < 0.3 and 1 - small - large > 0.2
 
 
 def test_small_objects_lie_on_large_ones(pictures):
@@ -186,7 +186,7 @@ def test_classes_share_sizes_and_aspects():
     """Over layouts alone, which are quick: some 2000 objects show what a few hundred can't."""
     found = []
     for seed in range(400):
-        layout, _ = shapes._sample_layout(np.random.default_rng(seed), 256)
+        layout, _ = shapes._sample_layout(np.random.default_rng(seed), 192)
         found += [(shape.category, *np.ptp(shape.outline, axis=0)) for shape in layout]
     category, width, height = np.array(found).T
     for value in (np.maximum(width, height), width / height):

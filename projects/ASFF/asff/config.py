@@ -13,8 +13,8 @@ def add_asff_config(cfg: CN) -> None:
     cfg.INPUT.TRAIN_SIZE = 416
     cfg.INPUT.TEST_SIZE = 416
 
-    # Warm-up lasts this many epochs (paper 3.4), never fewer than SOLVER.WARMUP_ITERS iterations: on
-    # a small dataset epochs are too short to warm up.
+    # Warm-up lasts this many epochs (paper 3.4), never fewer than SOLVER.WARMUP_ITERS iterations:
+    # on a small dataset epochs are too short to warm up.
     cfg.SOLVER.WARMUP_EPOCHS = 0.0
     # Limit of the norm of the whole gradient; 0.0 switches clipping off. (SOLVER.CLIP_GRADIENTS of
     # Detectron2 limits values or single parameters.)

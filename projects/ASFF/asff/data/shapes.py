@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from typing import Any
 import cv2
 import numpy as np
 from tqdm import trange
-
-logger = logging.getLogger(__name__)
 
 TURNS, ARM = np.arange(64) / 32 * np.pi, np.array([(1, 0.38), (0.38, 0.38), (0.38, 1)])
 OUTLINES = {  # corners of every class, y down
@@ -129,8 +126,7 @@ def _sample_layout(rng: np.random.Generator, size: int) -> tuple[tuple[Shape, ..
         box = side * rng.permutation([1.0, rng.uniform(0.88, 1.0)])
         around_zero = _outline(category, rng.uniform(-MAX_TILT, MAX_TILT), *box)
         full.append(np.count_nonzero(_coverage(around_zero + size / 2, size)[1] >= 0.5))
-        # Only the place is drawn again: rejection must not tie class and size together.
-        for _ in range(40):
+        for _ in range(40):  # only the place again: rejection must not tie class and size together
             outline = around_zero + _sample_xy(rng, size, side, shapes)
             if any(_box_iou(outline, other.outline) > MAX_IOU for other in shapes):
                 continue
@@ -217,8 +213,7 @@ def _write_split(folder: Path, split: str, settings: dict[str, int]) -> None:
         (folder / "images" / name).write_bytes(jpeg.tobytes())  # cv2.imwrite may hide a full disk
         images.append({"id": index + 1, "file_name": name, "height": size, "width": size})
         for annotation in picture.annotations():
-            ids = {"id": len(annotations) + 1, "image_id": index + 1}
-            annotations.append({**ids, **annotation})
+            annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **annotation})
     content = {
         "info": {"description": f"Generated shapes, {split}", **settings},
         "images": images,
@@ -302,5 +297,4 @@ def write_shapes_dataset(
         if _is_complete(root, settings):
             return False
         _rewrite(root, settings)
-    logger.info("Wrote %d + %d pictures of shapes to %s", num_train, num_val, root)
     return True
