@@ -1,0 +1,51 @@
+"""Fixtures of the training tests. They import late: some tests run without Detectron2."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder DETECTRON2_DATASETS: of the builtin datasets it has a tiny ``shapes``."""
+    from tests.training import register_datasets, write_dataset
+
+    root = tmp_path_factory.mktemp("datasets")
+    write_dataset(root)
+    register_datasets(root)
+    with pytest.MonkeyPatch.context() as patch:  # for processes of tests
+        patch.setenv("DETECTRON2_DATASETS", str(root))
+        yield root
+    register_datasets(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory, datasets: Path) -> Path:
+    """The config file of a tiny detector for these datasets."""
+    from tests.training import CONFIG
+
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """See :func:`tests.training.one_thread`."""
+    from tests.training import one_thread
+
+    with one_thread():
+        yield
+
+
+@pytest.fixture
+def clean_loggers() -> Iterator[None]:
+    """Undo setup_logger(), which keeps records from ``caplog`` for good."""
+    yield
+    from tests.training import reset_loggers
+
+    reset_loggers()

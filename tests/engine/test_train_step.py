@@ -1,0 +1,177 @@
+"""One training step on models small enough to compute by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from asff.engine import Trainer
+from asff.engine.train_step import TrainStep
+from tests.helpers import TINY_DARKNET, detector_cfg, make_instances
+from tests.training import SpoiledLoader
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Plane(nn.Module):
+    """The loss a . w of weights w = (1, 2), whose gradient is a."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def forward(self, batch: list[dict]) -> dict[str, torch.Tensor]:
+        first, second = batch[0]["image"] * self.weights
+        return {"loss_first": first, "loss_second": second}
+
+
+def make_step(*slopes: tuple[float, float], **options) -> tuple[TrainStep, Plane]:
+    """Training steps of learning rate 0.1 over batches with these gradients."""
+    batches = [[{"image": torch.tensor(a), "file_name": f"{i}.png"}] for i, a in enumerate(slopes)]
+    model = Plane()
+    step = TrainStep(model, batches, torch.optim.SGD(model.parameters(), lr=0.1), **options)
+    return step, model
+
+
+def train(step: TrainStep, steps: int) -> EventStorage:
+    with EventStorage() as storage:
+        for step.iter in range(steps):
+            storage.iter = step.iter
+            step.run_step()
+    return storage
+
+
+@pytest.mark.parametrize(
+    ("limit", "weights"),
+    [
+        # The gradient (3, 4) has norm 5. Limit 1: (0.6, 0.8), times 0.1.
+        (1.0, [0.94, 1.92]),
+        (2.5, [0.85, 1.8]),
+        # Above the norm, and off.
+        (6.0, [0.7, 1.6]),
+        (0.0, [0.7, 1.6]),
+    ],
+)
+def test_clips_the_whole_gradient(limit, weights):
+    step, model = make_step((3.0, 4.0), max_grad_norm=limit)
+    storage = train(step, 1)
+    assert model.weights.tolist() == pytest.approx(weights)
+    assert model.weights.grad.norm().item() == pytest.approx(min(limit or 5, 5))
+    # As it was, not as it became.
+    assert storage.history("grad_norm").latest() == pytest.approx(5)
+    assert storage.history("clipped").latest() == (0 < limit < 5)
+
+
+def test_counts_clipped_steps():
+    step, _ = make_step((3.0, 4.0), (0.3, 0.4), (0.0, 2.0), max_grad_norm=1.0)
+    storage = train(step, 3)
+    assert (step.clipped_steps, step.steps) == (2, 3)
+    assert [value for value, _ in storage.history("clipped").values()] == [1, 0, 1]
+
+
+def test_loss_terms_are_logged():
+    step, _ = make_step((3.0, 4.0))
+    latest = train(step, 1).latest()
+    assert latest["loss_first"][0] == 3 and latest["loss_second"][0] == 8
+    assert latest["total_loss"][0] == 11
+
+
+@pytest.mark.parametrize("slope", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_stops_before_a_broken_update(slope, limit):
+    step, model = make_step((1.0, 0.0), (2.0, slope), max_grad_norm=limit)
+    with pytest.raises(FloatingPointError) as error:
+        train(step, 2)
+    # The first step was taken, the second was not.
+    assert model.weights.tolist() == pytest.approx([0.9, 2.0])
+    message = str(error.value)
+    for part in ("iteration 1,", "learning rate 0.1.", "loss_first=1.8", "loss_second=", "1.png"):
+        assert part in message
+    assert "0.png" not in message
+
+
+def test_finite_loss_with_a_broken_gradient_stops():
+    """sqrt has an infinite slope at 0."""
+    step, model = make_step((1.0, 1.0))
+    step.model.forward = lambda batch: {"loss": (model.weights - 1).sqrt().sum()}
+    with pytest.raises(FloatingPointError, match=r"loss=1, gradient norm=(nan|inf)"):
+        train(step, 1)
+    assert model.weights.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scales"), [(None, False), (torch.bfloat16, False), (torch.float16, True)]
+)
+def test_only_float16_has_a_scaler(dtype, scales):
+    step, _ = make_step((3.0, 4.0), amp_dtype=dtype)
+    assert step.scaler.is_enabled() == scales
+    assert bool(step.state_dict()["grad_scaler"]) == scales
+
+
+def test_float16_skips_an_overflow_and_goes_on():
+    step, model = make_step((1.0, 0.0), (1e38, 0.0), (1.0, 0.0), amp_dtype=torch.float16)
+    scale = step.scaler.get_scale()
+    train(step, 3)
+    # 1e38 times the scale of 65536 is infinite: no step, half the scale.
+    assert model.weights.tolist() == pytest.approx([0.8, 2.0])
+    assert step.scaler.get_scale() == scale / 2
+
+
+def test_scaler_resumes():
+    step, _ = make_step((1e38, 0.0), amp_dtype=torch.float16)
+    train(step, 1)
+    other, _ = make_step((1.0, 0.0), amp_dtype=torch.float16)
+    other.load_state_dict(step.state_dict())
+    assert other.scaler.get_scale() == step.scaler.get_scale() == 2.0**15
+
+
+def detector_batch(size: int = 64) -> list[dict]:
+    generator = torch.Generator().manual_seed(0)
+    truths = make_instances([[4, 4, 40, 40], [30, 20, 60, 50]], [0, 3], image_size=(size, size))
+    image = torch.randint(256, (3, size, size), generator=generator, dtype=torch.uint8)
+    return [{"image": image, "instances": truths, "file_name": "a.png"} for _ in range(2)]
+
+
+def detector_step(**options) -> TrainStep:
+    torch.manual_seed(0)
+    cfg = detector_cfg(*TINY_DARKNET)
+    model = Trainer.build_model(cfg)
+    return TrainStep(model, [detector_batch()] * 2, Trainer.build_optimizer(cfg, model), **options)
+
+
+def test_autocast_keeps_losses_in_float32():
+    step = detector_step(amp_dtype=torch.bfloat16)
+    seen = {}
+    model = step.model
+    model.backbone.bottom_up.stem.register_forward_hook(
+        lambda module, args, output: seen.update(stem=output.dtype)
+    )
+    model.register_forward_hook(lambda module, args, output: seen.update(output))
+    train(step, 1)
+    assert seen.pop("stem") == torch.bfloat16  # or nothing was tested
+    assert {"loss_obj", "loss_cls", "loss_box", "loss_iou", "loss_shape"} <= seen.keys()
+    for loss in seen.values():
+        assert loss.dtype == torch.float32 and loss.isfinite()
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_autocast_changes_losses_little():
+    terms = []
+    for dtype in (None, torch.bfloat16):
+        latest = train(detector_step(amp_dtype=dtype), 1).latest()
+        terms.append(latest["total_loss"][0])
+    # bfloat16 has 8 bits: 0.4% an operation.
+    assert terms[1] == pytest.approx(terms[0], rel=0.05) and terms[0] != terms[1]
+
+
+def test_infinite_pixel_stops_a_detector():
+    step = detector_step()
+    step.data_loader = loader = SpoiledLoader(step.data_loader, 1, step.model, spoil=True)
+    with pytest.raises(FloatingPointError, match=r"loss_obj=.*images: a\.png, a\.png"):
+        train(step, 2)
+    assert loader.parameters
+    assert all(map(torch.equal, loader.parameters, step.model.parameters()))

@@ -1,0 +1,211 @@
+"""The package as a whole: who imports whom, what an import costs, what training must not do."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = ROOT / "projects" / "ASFF"
+PACKAGE = PROJECT / "asff"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# shared/design.md: what is here imports only from rows above, and never from its own row.
+LAYERS = [
+    {"config"},
+    {"data", "modeling"},
+    {"evaluation", "checkpoint", "export", "visualization"},
+    {"engine"},
+    {"train_net", "tools"},
+]
+LAYER = {part: row for row, parts in enumerate(LAYERS) for part in parts}
+
+# Training steps must not wait for the device.
+NO_SYNC = "neck fusion head matching losses anchors box_transform pyramid".split()
+SYNCHRONISING = {
+    *("item", "tolist", "numpy", "cpu", "nonzero", "argwhere", "unique", "unique_consecutive"),
+    *("masked_select", "bincount", "is_nonzero", "equal", "allclose"),
+}
+
+HEAVY = {"matplotlib", "onnx", "onnxruntime", "timm", "tensorboard", "pandas", "sklearn", "scipy"}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(PROJECT if PROJECT in path.parents else ROOT))
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Full names of the modules of ``asff`` that a file imports, wherever in it."""
+    package = list(path.relative_to(PROJECT).parts[:-1]) if PROJECT in path.parents else []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "asff")
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*start, *(node.module or "").split(".")]).strip(".")
+            if module == "asff":
+                yield from (f"asff.{alias.name}" for alias in node.names)
+            elif module.startswith("asff."):
+                yield module
+
+
+def part_of(path: Path) -> str:
+    """Which part of the design a file belongs to."""
+    inside = path.relative_to(PACKAGE if PACKAGE in path.parents else ROOT)
+    return inside.parts[0].removesuffix(".py")
+
+
+def forbidden_imports(path: Path) -> list[str]:
+    part = part_of(path)
+    found = []
+    for module in imported_modules(path):
+        other = module.split(".")[1]
+        if other != part and LAYER.get(other, len(LAYERS)) >= LAYER[part]:
+            found.append(module)
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*FILES, ROOT / "train_net.py", *sorted((ROOT / "tools").glob("*.py"))],
+    ids=name,
+)
+def test_import_order(path):
+    if path == PACKAGE / "__init__.py":
+        # Whoever imports asff must not get more than what registers.
+        assert {m.split(".")[1] for m in imported_modules(path)} <= {"config", "data", "modeling"}
+    else:
+        assert forbidden_imports(path) == []
+
+
+def test_forbidden_imports_are_noticed():
+    path = PACKAGE / "data" / "new.py"
+    assert part_of(path) == "data" and part_of(PACKAGE / "checkpoint.py") == "checkpoint"
+    source = """
+import asff.config
+from asff.modeling.layers import choose
+from . import shapes
+from .shapes import draw_picture
+from .. import engine
+def inside():
+    from ..checkpoint import Checkpointer
+    import torch
+"""
+
+    class Source(type(path)):
+        def read_text(self, *args) -> str:
+            return source
+
+    assert sorted(forbidden_imports(Source(path))) == [
+        "asff.checkpoint",
+        "asff.engine",
+        "asff.modeling.layers",
+    ]
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("missing", ["detectron2", "cv2", "torch"])
+def test_import_without_a_requirement_says_make_setup(missing):
+    """Blocked as if it were not installed."""
+    code = f"""
+import importlib.machinery, sys
+find = importlib.machinery.PathFinder.find_spec
+def find_other(name, *args):
+    return None if name.split(".")[0] == {missing!r} else find(name, *args)
+importlib.machinery.PathFinder.find_spec = find_other
+import asff
+"""
+    run = run_python(code)
+    last = run.stderr.strip().splitlines()[-1]
+    assert run.returncode == 1
+    assert last.startswith("ImportError: ") and "make setup" in last and f"'{missing}'" in last
+
+
+def test_train_net_without_detectron2_says_make_setup():
+    code = f"""
+import runpy, sys
+sys.modules["detectron2"] = None  # Python's own way to block a module
+runpy.run_path({str(ROOT / "train_net.py")!r}, run_name="__main__")
+"""
+    run = run_python(code)
+    assert run.returncode == 1 and "make setup" in run.stderr.strip().splitlines()[-1]
+
+
+def test_import_is_light_and_registers():
+    """Nothing heavy, unless Detectron2's own modeling and data bring it."""
+    code = f"""
+import sys
+import detectron2.data, detectron2.modeling
+before = set(sys.modules)
+import asff
+print(sorted({HEAVY!r} & (set(sys.modules) - before)))
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+print("YOLOv3" in META_ARCH_REGISTRY, "build_darknet_backbone" in BACKBONE_REGISTRY)
+print("bccd_test" in DatasetCatalog.list(), "asff.engine" in sys.modules)
+"""
+    run = run_python(code)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["[]", "True True", "True False"]
+
+
+def called_names(path: Path) -> set[str]:
+    """Names of the functions and methods a file calls."""
+    calls = (
+        node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    )
+    return {getattr(call, "attr", getattr(call, "id", "")) for call in calls}
+
+
+@pytest.mark.parametrize("module", NO_SYNC)
+def test_training_code_does_not_wait_for_the_device(module):
+    calls = called_names(PACKAGE / "modeling" / f"{module}.py")
+    assert calls & SYNCHRONISING == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_device_is_assumed(path):
+    """Tensors go where the model is: no ``.cuda()``."""
+    assert "cuda" not in called_names(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= 300
+
+
+def test_training_runs_without_values():
+    """Fake tensors have shapes, but no values: whatever needs one on the host fails."""
+    import torch
+    from detectron2.structures import Boxes, ImageList, Instances
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    from asff.modeling import YOLOv3
+    from tests.helpers import TINY_DARKNET, detector_cfg
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = YOLOv3(detector_cfg(*TINY_DARKNET))
+        images = ImageList(torch.zeros(2, 3, 64, 64), [(64, 64)] * 2)
+        truths = []
+        for count in (0, 3):
+            instances = Instances((64, 64))
+            instances.gt_boxes = Boxes(torch.zeros(count, 4))
+            instances.gt_classes = torch.zeros(count, dtype=torch.int64)
+            truths.append(instances)
+        features = list(model.backbone(images.tensor).values())
+        losses = model.forward_training(images, features, model.head(features), truths)
+        sum(losses.values()).backward()
+        with pytest.raises(DataDependentOutputException):
+            losses["loss_obj"].item()
+    assert all(p.grad is not None for p in model.parameters())

@@ -1,0 +1,260 @@
+"""A tiny dataset, a tiny detector for it, and ways to run train_net.py on them."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import Tensor, nn
+
+from asff.data.builtin import DATASETS, register_builtin_datasets
+from asff.engine import Trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = DATASETS["shapes"][1]
+NUM_TRAIN, NUM_VAL = 12, 7  # an odd number, so that two processes have unequal shares
+EMPTY, FLAT = 5, 8  # indices of training images: without boxes, and with a box without area too
+
+CONFIG = f"""
+_BASE_: "{ROOT}/configs/Base-YOLOv3.yaml"
+MODEL:
+  DEVICE: "cpu"
+  BACKBONE:
+    NAME: "build_darknet_backbone"
+  DARKNET:
+    DEPTHS: [1, 1, 1, 1, 1]
+    WIDTH: 0.125
+  YOLOV3:
+    NUM_CLASSES: {len(CLASSES)}
+    NECK:
+      WIDTH: 0.0625
+INPUT:
+  TRAIN_SIZE: 64
+  TEST_SIZE: 64
+DATASETS:
+  TRAIN: ("shapes_train",)
+  TEST: ("shapes_val",)
+DATALOADER:
+  NUM_WORKERS: 0
+SOLVER:
+  IMS_PER_BATCH: 4
+  BASE_LR: 0.01
+  BASE_LR_END: 0.001
+  MAX_ITER: 4
+  WARMUP_EPOCHS: 0.0
+  WARMUP_ITERS: 2
+  WARMUP_FACTOR: 0.1
+SEED: 1
+"""
+
+
+def write_dataset(root: Path) -> None:
+    """Write ``root/shapes``: grey noise with one or two squares, a colour for each class."""
+    rng = np.random.default_rng(0)
+    colors = [(220, 40, 40), (40, 220, 40), (40, 40, 220), (220, 220, 40)]
+    folder = root / "shapes"
+    (folder / "images").mkdir(parents=True)
+    for split, count in (("train", NUM_TRAIN), ("val", NUM_VAL)):
+        images, annotations = [], []
+        for i in range(count):
+            height, width = 64 + 16 * (i % 3), 96 - 16 * (i % 2)
+            pixels = rng.integers(100, 130, (height, width, 3)).astype(np.uint8)
+            boxes = []
+            for _ in range(0 if (split, i) == ("train", EMPTY) else 1 + i % 2):
+                side = int(rng.integers(24, 40))
+                x, y = int(rng.integers(width - side)), int(rng.integers(height - side))
+                category = int(rng.integers(len(CLASSES)))
+                pixels[y : y + side, x : x + side] = colors[category]
+                boxes.append((category, [x, y, side, side]))
+            if (split, i) == ("train", FLAT):
+                boxes.append((0, [10, 10, 0, 20]))
+            name = f"{split}_{i}.png"
+            cv2.imwrite(str(folder / "images" / name), pixels)
+            images.append({"id": i + 1, "file_name": name, "height": height, "width": width})
+            for category, box in boxes:
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": i + 1,
+                        "category_id": category + 1,
+                        "bbox": box,
+                        "area": box[2] * box[3],
+                        "iscrowd": 0,
+                    }
+                )
+        categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)]
+        content = {"info": {}, "images": images, "annotations": annotations}
+        content["categories"] = categories
+        (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def register_datasets(root: str | Path) -> None:
+    """Let the names of the builtin datasets mean those below ``root``."""
+    for dataset, (splits, _) in DATASETS.items():
+        for split in splits:
+            DatasetCatalog.remove(f"{dataset}_{split}")
+            MetadataCatalog.remove(f"{dataset}_{split}")
+    register_builtin_datasets(root)
+
+
+@dataclass
+class Run:
+    """How a run of train_net.py ended, and what it printed."""
+
+    code: int
+    output: str
+
+    @property
+    def error(self) -> str:
+        """The message of a run that was refused."""
+        assert self.code == 1, self.output
+        assert "Traceback" not in self.output, self.output
+        lines = [x for x in self.output.splitlines() if x.startswith("train_net.py: error: ")]
+        assert len(lines) == 1, self.output
+        # A message may go on over several lines: it is the last that a run prints.
+        return self.output[self.output.index(lines[0]) :]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """On a busy machine, threads that share a tiny operation wait for each other for ages."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run_here(*options: object) -> Run:
+    """``python train_net.py OPTIONS`` in this process, which spares seconds of imports."""
+    printed, code = io.StringIO(), 0
+    argv, path = sys.argv, sys.path.copy()
+    sys.argv = ["train_net.py", *map(str, options)]
+    try:
+        with one_thread(), redirect_stdout(printed), redirect_stderr(printed):
+            try:
+                runpy.run_path(str(ROOT / "train_net.py"), run_name="__main__")
+            except SystemExit as error:
+                code = error.code if isinstance(error.code, int) else int(error.code is not None)
+                if isinstance(error.code, str):
+                    print(error.code)
+            except Exception:
+                code = 1
+                traceback.print_exc()
+    finally:
+        sys.argv, sys.path[:] = argv, path
+        reset_loggers()
+    return Run(code, printed.getvalue())
+
+
+def run_apart(*options: object, launcher: tuple = (), timeout: int = 240) -> Run:
+    """``python [LAUNCHER] train_net.py OPTIONS``; nothing of it outlives the timeout."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(ROOT / "train_net.py"), *options]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return Run(process.returncode, output)
+
+
+def reset_loggers() -> None:
+    """Undo Detectron2's setup_logger(), whose handlers hold on to a redirected stdout."""
+    setup_logger.cache_clear()
+    for name in ("asff", "detectron2", "fvcore"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def metrics(folder: Path) -> list[dict]:
+    """What a training wrote to metrics.json, line by line."""
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def read_checkpoint(path: Path) -> dict:
+    """All of a checkpoint's contents; it may run no code."""
+    return torch.load(path, weights_only=True)
+
+
+class SpoiledLoader:
+    """A data loader that keeps a copy of the parameters before one batch, and may spoil that batch.
+
+    Args:
+        loader: the real one.
+        batch: index of that batch.
+        model: whose parameters are kept.
+        spoil: put an infinite pixel into the batch.
+    """
+
+    def __init__(self, loader: Iterable, batch: int, model: nn.Module, *, spoil: bool):
+        self.loader, self.batch, self.model, self.spoil = loader, batch, model, spoil
+        self.files: list[str] = []
+        self.parameters: list[Tensor] = []
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for index, batch in enumerate(self.loader):
+            if index == self.batch:
+                self.files = [x["file_name"] for x in batch]
+                self.parameters = [p.detach().clone() for p in self.model.parameters()]
+                if self.spoil:
+                    batch[0]["image"] = batch[0]["image"].float()
+                    batch[0]["image"][0, 0, 0] = float("inf")
+            yield batch
+
+
+def train_on_bad_loss(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Train with an infinite loss in the last process, at step 2; every process reports on it."""
+    default_setup(cfg, args)
+    trainer = Trainer(cfg)
+    step, rank = trainer._trainer, comm.get_rank()
+    step.data_loader = loader = SpoiledLoader(step.data_loader, 2, step.model, spoil=False)
+
+    def spoil(module: nn.Module, inputs: tuple, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        # Its gradient stays finite: nothing but the loss itself tells, and only in this process.
+        infinite = trainer.iter == 2 and rank == comm.get_world_size() - 1
+        return {**losses, "loss_obj": losses["loss_obj"] + float("inf")} if infinite else losses
+
+    hook = step.model.register_forward_hook(spoil)
+    report = {"error": ""}
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        report["error"] = str(error)
+    hook.remove()
+    report["iteration"] = trainer.iter
+    report["files"] = loader.files
+    if rank == 0:  # which alone knows the mean over the processes
+        report["loss"] = trainer.storage.history("total_loss").values()[0][0]
+        report["grad_norm"] = trainer.storage.history("grad_norm").values()[0][0]
+    after = step.model.parameters()
+    report["unchanged"] = all(map(torch.equal, loader.parameters, after))
+    Path(cfg.OUTPUT_DIR, f"report{rank}.json").write_text(json.dumps(report))
