@@ -10,14 +10,16 @@ import argparse
 import statistics
 import time
 
+# First, for it says what is not installed.
+from asff.data.checks import class_count
+from asff.engine import Trainer, user_errors
+from asff.engine.setup import load_config, resolve_device, resolve_sync_norm
+
+# isort: split
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from tqdm import trange
-
-from asff.data.checks import num_model_classes
-from asff.engine import Trainer, user_errors
-from asff.engine.setup import load_config, resolve_device, resolve_sync_norm
 
 WARM_UP, BOXES = 3, 14
 
@@ -40,7 +42,7 @@ def time_steps(cfg: CfgNode, num_images: int, size: int, repeats: int) -> list[f
     """Seconds of each step, after some that do not count."""
     model = Trainer.build_model(cfg).train()
     optimizer = Trainer.build_optimizer(cfg, model)
-    batch = random_batch(num_images, size, num_model_classes(cfg))
+    batch = random_batch(num_images, size, class_count(cfg)[1])
     seconds = []
     for step in trange(WARM_UP + repeats, unit="step"):
         synchronize(cfg)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """From nothing to a trained detector in minutes: generate images, train, evaluate, draw detections.
 
-    python tools/quickstart.py [KEY VALUE ...]
+    python tools/quickstart.py [--images N] [KEY VALUE ...]
 
 Uses a GPU where there is one. KEY VALUE pairs override configs/quickstart.yaml.
 """
@@ -13,17 +13,19 @@ import sys
 import time
 from pathlib import Path
 
+# First, for it says what is not installed.
+from asff.checkpoint import Checkpointer
+from asff.data import build_test_loader
+from asff.data.shapes import write_shapes_dataset
+from asff.engine import argument_parser, setup, user_errors
+from asff.visualization import draw_detections
+
+# isort: split
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
-
-from asff.checkpoint import Checkpointer
-from asff.data import build_test_loader
-from asff.data.shapes import write_shapes_dataset
-from asff.engine import argument_parser, setup
-from asff.visualization import draw_detections
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -49,21 +51,24 @@ def write_pictures(cfg: CfgNode, weights: Path, folder: Path) -> None:
 
 def main() -> None:
     start = time.perf_counter()
-    args = argument_parser().parse_args(["--config-file", str(CONFIG), *sys.argv[1:]])
+    parser = argument_parser()
+    parser.add_argument("--images", type=int, default=1600, help="to train on; an eighth to test")
+    args = parser.parse_args(["--config-file", str(CONFIG), *sys.argv[1:]])
     datasets = Path(os.getenv("DETECTRON2_DATASETS", "datasets"))
-    write_shapes_dataset(datasets / "shapes")
-    try:
+    with user_errors():
+        write_shapes_dataset(
+            datasets / "shapes", num_train=args.images, num_val=max(args.images // 8, 1)
+        )
         cfg = setup(args)
-    except ValueError as error:
-        sys.exit(f"quickstart.py: error: {error}")
     results = train(cfg, args)
     output = Path(cfg.OUTPUT_DIR)
     write_pictures(cfg, output / "model_final.pth", output / "pictures")
+    seconds = time.perf_counter() - start
     print(
-        f"\nDone in {time.perf_counter() - start:.0f} s: AP50 {results['bbox']['AP50']:.1f} on "
-        f"images it never saw. Truth and detections are in {output / 'pictures'}, the model is "
-        f"{output / 'model_final.pth'}, log and curves lie beside it. Next, your own data or COCO: "
-        "python train_net.py --config-file configs/coco/yolov3_mobilenetv2_asff.yaml"
+        f"\nDone in {seconds:.0f} s: AP50 {results['bbox']['AP50']:.1f} on images it never saw.\n"
+        f"Truth and detections side by side: {output / 'pictures'}\n"
+        f"Model, log and curves: {output}\n"
+        "Next: python train_net.py --config-file configs/coco/yolov3_mobilenetv2_asff.yaml"
     )
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
+import detectron2.engine
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -190,7 +194,10 @@ def stopped(config, tmp_path_factory) -> dict[int, list[dict]]:
         args = ["--config-file", str(config), "--num-gpus", str(processes), "--dist-url", "auto"]
         args += ["INPUT.RANDOM_FLIP", "none", "SOLVER.CHECKPOINT_PERIOD", "1"]
         args = argument_parser().parse_args([*args, "OUTPUT_DIR", str(output)])
-        with one_thread():
+        # A rank that waits for one that stopped is to fail here, not to wait for half an hour.
+        spawn = partial(detectron2.engine.launch, timeout=timedelta(minutes=2))
+        with pytest.MonkeyPatch.context() as patch, one_thread():
+            patch.setattr(sys.modules["asff.engine.launch"], "spawn", spawn)
             launch(train_on_bad_loss, setup(args), args)
         names = sorted(output.glob("report*.json"))
         reports[processes] = [json.loads(name.read_text()) for name in names]
