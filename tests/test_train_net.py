@@ -199,6 +199,7 @@ REFUSED = {
         "SOLVER.AMP.ENABLED True SOLVER.AMP.DTYPE half",
         ["SOLVER.AMP.DTYPE", "'half'", "bfloat16", "float16"],
     ),
+    "norm": ("MODEL.YOLOV3.NORM XBN", ["NORM 'XBN'", "BN, SyncBN"]),
     "no dataset": ("DATASETS.TRAIN ()", ["DATASETS.TRAIN is empty"]),
     "dataset": (
         "DATASETS.TRAIN ('shapes_trian',)",

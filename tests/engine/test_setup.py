@@ -58,11 +58,19 @@ def test_other_norms_stay():
 )
 def test_device(monkeypatch, caplog, num_gpus, available, device, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(available))
     caplog.set_level(logging.INFO, "asff")
     cfg = load_config(BASE, [])
     resolve_device(cfg, num_gpus)
     assert cfg.MODEL.DEVICE == device
     assert caplog.messages == ([f"Running on the CPU: {reason}."] if reason else [])
+
+
+def test_more_gpus_than_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="--num-gpus is 3, but this machine has 2"):
+        resolve_device(load_config(BASE, []), 3)
 
 
 def test_chosen_cpu_is_not_news(caplog):

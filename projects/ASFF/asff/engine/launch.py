@@ -38,7 +38,8 @@ def user_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         if comm.get_rank() or int(os.environ.get("RANK", 0)):
-            # Rank 0 most often has the same to say, and its end takes this process with it.
+            # Rank 0 has the same to say, and its end takes this process with it: it is said once.
+            # Should this rank alone have failed, it speaks after a while.
             time.sleep(10)
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
 

@@ -104,6 +104,10 @@ def resolve_device(cfg: CfgNode, num_gpus: int) -> None:
         reason = "--num-gpus is 0" if num_gpus == 0 else "there is no CUDA device"
         logging.getLogger("asff").info(f"Running on the CPU: {reason}.")
         cfg.MODEL.DEVICE = "cpu"
+    elif num_gpus > torch.cuda.device_count():
+        raise ValueError(
+            f"--num-gpus is {num_gpus}, but this machine has {torch.cuda.device_count()}."
+        )
 
 
 def resolve_sync_norm(cfg: CfgNode, world_size: int) -> None:
@@ -139,6 +143,21 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
     """
     choose(dict(META_ARCH_REGISTRY), cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     choose(dict(BACKBONE_REGISTRY), cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    check_sizes(cfg)
+    check_weights(cfg, eval_only=eval_only, resume=resume)
+    datasets = {"DATASETS.TEST": cfg.DATASETS.TEST}
+    if not eval_only:
+        check_solver(cfg, world_size)
+        datasets["DATASETS.TRAIN"] = cfg.DATASETS.TRAIN
+    for key, names in datasets.items():
+        if key == "DATASETS.TRAIN" and not names:
+            raise ValueError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
+        check_datasets(names, key)
+        check_num_classes(cfg, names)
+
+
+def check_sizes(cfg: CfgNode) -> None:
+    """Raise a ValueError where an input size does not fit the strides."""
     for key in ("TRAIN_SIZE", "TEST_SIZE"):
         size = cfg.INPUT[key]
         if size <= 0 or size % 32:
@@ -147,23 +166,10 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
                 f"INPUT.{key} is {size}, which is not a positive multiple of 32. "
                 f"Use {below} or {below + 32}."
             )
-    # Where REFERENCE_WORLD_SIZE is set, the trainer scales the batch to the processes.
-    batch, processes = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size
-    if not eval_only and (batch < 1 or batch % processes):
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {batch}, the batch of all processes together, which "
-            f"{processes} processes do not divide. Use {max(batch - batch % processes, processes)}."
-        )
-    if cfg.SOLVER.BASE_LR_END > cfg.SOLVER.BASE_LR:
-        raise ValueError(
-            f"SOLVER.BASE_LR_END is {cfg.SOLVER.BASE_LR_END:g}, above SOLVER.BASE_LR, which is "
-            f"{cfg.SOLVER.BASE_LR:g}. Lower the first or raise the second."
-        )
-    dtypes = {"bfloat16", "float16"}
-    if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE not in dtypes:
-        raise ValueError(
-            f"SOLVER.AMP.DTYPE is '{cfg.SOLVER.AMP.DTYPE}'; choose one of {sorted(dtypes)}."
-        )
+
+
+def check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:
+    """Raise a ValueError where weights are named but missing, or needed but not named."""
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not Path(weights).is_file():
         raise ValueError(f"MODEL.WEIGHTS is '{weights}': there is no such file.")
@@ -173,11 +179,22 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
             "--eval-only needs MODEL.WEIGHTS FILE, or --resume and a checkpoint in OUTPUT_DIR "
             f"('{cfg.OUTPUT_DIR}')."
         )
-    names = {"DATASETS.TEST": cfg.DATASETS.TEST}
-    if not eval_only:
-        names["DATASETS.TRAIN"] = cfg.DATASETS.TRAIN
-        if not cfg.DATASETS.TRAIN:
-            raise ValueError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
-    for key, datasets in names.items():
-        check_datasets(datasets, key)
-        check_num_classes(cfg, datasets)
+
+
+def check_solver(cfg: CfgNode, world_size: int) -> None:
+    """Raise a ValueError where batch, learning rate or number format cannot work."""
+    # Where REFERENCE_WORLD_SIZE is set, the trainer scales the batch to the processes.
+    batch, processes = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size
+    if batch < 1 or batch % processes:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, the batch of all processes together, which "
+            f"{processes} processes do not divide. Use {max(batch - batch % processes, processes)}."
+        )
+    if cfg.SOLVER.BASE_LR_END > cfg.SOLVER.BASE_LR:
+        raise ValueError(
+            f"SOLVER.BASE_LR_END is {cfg.SOLVER.BASE_LR_END:g}, above SOLVER.BASE_LR, which is "
+            f"{cfg.SOLVER.BASE_LR:g}. Lower the first or raise the second."
+        )
+    if cfg.SOLVER.AMP.ENABLED:
+        dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+        choose(dtypes, cfg.SOLVER.AMP.DTYPE, "SOLVER.AMP.DTYPE")

@@ -25,6 +25,17 @@ def choose(table: dict, name: str, key: str):
     return table[name]
 
 
+def make_norm(norm: str, channels: int) -> nn.Module | None:
+    """Detectron2's :func:`get_norm`; an unknown name is a ValueError."""
+    try:
+        return get_norm(norm, channels)
+    except KeyError as error:
+        raise ValueError(
+            f"The config has a NORM '{norm}', which Detectron2 does not know. "
+            "Choose one of: BN, SyncBN, FrozenBN, GN, or '' for none."
+        ) from error
+
+
 def conv_norm_act(
     in_channels: int,
     out_channels: int,
@@ -47,7 +58,7 @@ def conv_norm_act(
         stride=stride,
         padding=kernel_size // 2,
         bias=norm == "",
-        norm=get_norm(norm, out_channels),
+        norm=make_norm(norm, out_channels),
         activation=choose(ACTIVATIONS, activation, "MODEL.YOLOV3.ACTIVATION")(),
     )
 

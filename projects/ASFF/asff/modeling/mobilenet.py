@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from detectron2.layers import ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
-from .layers import msra_init
+from .layers import make_norm, msra_init
 
 # Index in torchvision's `features` of the last layer at strides 8, 16 and 32.
 LAST_LAYERS = {"res3": 6, "res4": 13, "res5": 18}
@@ -45,7 +45,7 @@ class MobileNetV2(Backbone):
         network = mobilenet_v2(
             weights=None,
             width_mult=width,
-            norm_layer=lambda channels: get_norm(norm, channels) or nn.Identity(),
+            norm_layer=lambda channels: make_norm(norm, channels) or nn.Identity(),
         )
         self.features = network.features
         self._out_features = list(out_features)
