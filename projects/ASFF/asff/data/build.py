@@ -16,7 +16,10 @@ from .checks import check_num_classes
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Square resize; in training also Detectron2's crop and flips, by its INPUT keys."""
+    """Square resize; in training also Detectron2's crop and flips, by its INPUT keys.
+
+    INPUT.RANDOM_FLIP may name both directions: "horizontal+vertical".
+    """
     size = cfg.INPUT.TRAIN_SIZE if is_train else cfg.INPUT.TEST_SIZE
     augmentations = [T.Resize((size, size))]
     if is_train:

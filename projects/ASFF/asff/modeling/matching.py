@@ -38,18 +38,15 @@ class Truths:
     @classmethod
     def from_instances(cls, instances: Sequence[Instances]) -> Truths:
         """Pad `gt_boxes`, `gt_classes` and, where present, `gt_weights` of N images."""
-        boxes = pad_sequence([x.gt_boxes.tensor.float() for x in instances], batch_first=True)
-        classes = pad_sequence(
-            [x.gt_classes for x in instances], batch_first=True, padding_value=-1
-        )
-        weights = pad_sequence(
-            [
-                x.gt_weights.float() if x.has("gt_weights") else torch.ones_like(b[:, 0])
-                for x, b in zip(instances, [x.gt_boxes.tensor.float() for x in instances])
-            ],
-            batch_first=True,
-        )
-        boxes = to_centers(boxes)
+        boxes = [x.gt_boxes.tensor.float() for x in instances]
+        weights = [
+            x.gt_weights.float() if x.has("gt_weights") else torch.ones_like(b[:, 0])
+            for x, b in zip(instances, boxes)
+        ]
+        classes = [x.gt_classes for x in instances]
+        boxes = to_centers(pad_sequence(boxes, batch_first=True))
+        weights = pad_sequence(weights, batch_first=True)
+        classes = pad_sequence(classes, batch_first=True, padding_value=-1)
         valid = (classes >= 0) & (boxes[..., 2:] > 0).all(dim=-1)
         unit = boxes.new_ones(())
         return cls(torch.where(valid[..., None], boxes, unit), classes.clamp(min=0), weights, valid)
