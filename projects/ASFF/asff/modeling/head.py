@@ -103,10 +103,12 @@ class YOLOv3HeadLevel(nn.Module):
 
     def init_weights(self, activation: str) -> None:
         msra_init(self, activation)
-        for layer in (self.shape, self.predict, self.adaption and self.adaption.offset):
-            if layer is not None:
-                nn.init.normal_(layer.weight, std=0.01)
+        # Predictions hardly depend on the image at first, as in RetinaNet.
+        if self.shape is not None:
+            nn.init.normal_(self.shape.weight, std=0.01)
+        nn.init.normal_(self.predict.weight, std=0.01)
         if self.adaption is not None:
+            nn.init.normal_(self.adaption.offset.weight, std=0.01)
             # No activation follows.
             nn.init.kaiming_normal_(self.adaption.deform.weight, nonlinearity="linear")
             nn.init.zeros_(self.adaption.deform.bias)
