@@ -129,6 +129,15 @@ def test_scaler_resumes():
     assert other.scaler.get_scale() == step.scaler.get_scale() == 2.0**15
 
 
+def test_float16_goes_on_from_a_run_without_a_scaler():
+    before, _ = make_step((3.0, 4.0))
+    train(before, 1)
+    after, _ = make_step((3.0, 4.0), amp_dtype=torch.float16)
+    scale = after.scaler.get_scale()
+    after.load_state_dict(before.state_dict())
+    assert after.scaler.get_scale() == scale
+
+
 def detector_batch(size: int = 64) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
     truths = make_instances([[4, 4, 40, 40], [30, 20, 60, 50]], [0, 3], image_size=(size, size))

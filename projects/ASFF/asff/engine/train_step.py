@@ -100,4 +100,6 @@ class TrainStep(SimpleTrainer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
-        self.scaler.load_state_dict(state_dict["grad_scaler"])
+        # Empty where the run so far had no scaler.
+        if state_dict.get("grad_scaler"):
+            self.scaler.load_state_dict(state_dict["grad_scaler"])
