@@ -25,7 +25,7 @@ LEAVES = [path for path in FILES if not path.name.startswith("Base-")]
 # What makes a detector of ours small; MobileNetV2 is small as it is.
 NARROW = (
     *("MODEL.DARKNET.WIDTH", 0.125, "MODEL.YOLOV3.NECK.WIDTH", 0.0625),
-    *("INPUT.TRAIN_SIZE", 64, "INPUT.TEST_SIZE", 64),
+    *("INPUT.TRAIN_SIZES", [64], "INPUT.TEST_SIZE", 64),
 )
 
 

@@ -100,6 +100,7 @@ def test_new_training_ignores_the_last_one(trained, config, tmp_path):
     run = run_here("--config-file", config, *options)
     assert run.code == 0, run.output
     assert "Starting training from iteration 0" in run.output
+    assert f"with the weights of {weights} and nothing else of it" in run.output
     # The first step of a warm-up from a tenth.
     assert metrics(tmp_path)[0]["lr"] == pytest.approx(0.001)
 
@@ -178,7 +179,7 @@ REFUSED = {
         "MODEL.META_ARCHITECTURE YOLOv4",
         ["MODEL.META_ARCHITECTURE", "'YOLOv4'", "YOLOv3", "RetinaNet"],
     ),
-    "size": ("INPUT.TRAIN_SIZE 100", ["INPUT.TRAIN_SIZE", "100", "96 or 128"]),
+    "size": ("INPUT.TEST_SIZE 100", ["INPUT.TEST_SIZE", "100", "96 or 128"]),
     "test size": ("INPUT.TEST_SIZE 0", ["INPUT.TEST_SIZE", " 0,", "32 or 64"]),
     "classes": (
         "MODEL.YOLOV3.NUM_CLASSES 3",
@@ -241,7 +242,7 @@ REFUSED = {
     ),
     "wrong type": (
         "--config-file {0}/type.yaml",
-        ["type.yaml", "TRAIN_SIZE is large", "type of 416"],
+        ["type.yaml", "TEST_SIZE is large", "type of 416"],
     ),
     "no keys below": (
         "--config-file {0}/below.yaml",
@@ -259,7 +260,7 @@ FILES = {
     "empty.yaml": b"",
     "list.yaml": b"- 1\n- 2\n",
     "unknown.yaml": b"VERSION: 2\nMODEL:\n  YOLOV3:\n    NUM_CLASES: 3\n",
-    "type.yaml": b"VERSION: 2\nINPUT:\n  TRAIN_SIZE: large\n",
+    "type.yaml": b"VERSION: 2\nINPUT:\n  TEST_SIZE: large\n",
     "below.yaml": b"VERSION: 2\nSOLVER:\n",
     "tag.yaml": b"SEED: !!python/object/apply:os.getpid []\n",
     "base.yaml": b"_BASE_: absent.yaml\n",

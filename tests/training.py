@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import logging
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -27,6 +29,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import Tensor, nn
 
+from asff.data import build_train_loader
 from asff.data.builtin import DATASETS, register_builtin_datasets
 from asff.engine import Trainer
 
@@ -49,7 +52,7 @@ MODEL:
     NECK:
       WIDTH: 0.0625
 INPUT:
-  TRAIN_SIZE: 64
+  TRAIN_SIZES: [64]
   TEST_SIZE: 64
 DATASETS:
   TRAIN: ("shapes_train",)
@@ -258,3 +261,20 @@ def train_on_bad_loss(cfg: CfgNode, args: argparse.Namespace) -> None:
     after = step.model.parameters()
     report["unchanged"] = all(map(torch.equal, loader.parameters, after))
     Path(cfg.OUTPUT_DIR, f"report{rank}.json").write_text(json.dumps(report))
+
+
+def write_batches(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Write what this process sees of the first 12 batches, from iteration ``args.start`` on."""
+    loader = build_train_loader(cfg)
+    loader.resume(args.start, cfg.SEED)
+    seen = [list(map(digest, batch)) for batch in islice(loader, 12 - args.start)]
+    Path(cfg.OUTPUT_DIR, f"batches{comm.get_rank()}.json").write_text(json.dumps(seen))
+
+
+def digest(example: dict) -> list:
+    """All that an example is, but short: file, size, pixels, boxes, classes and weights."""
+    truths = example["instances"]
+    pixels = hashlib.sha1(example["image"].numpy().tobytes()).hexdigest()
+    boxes = [truths.gt_boxes.tensor.tolist(), truths.gt_classes.tolist()]
+    size = list(example["image"].shape)
+    return [example["file_name"], size, pixels, *boxes, truths.gt_weights.tolist()]

@@ -1,9 +1,11 @@
-"""Loaders: what becomes of an image and its boxes on their way to the model."""
+"""From the config to mappers, stream and loaders: every key does what it says."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,11 +13,24 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 
-from asff.data import build_mapper, build_test_loader, build_train_loader, load_training_dicts
+from asff import add_asff_config
+from asff.data import (
+    build_stream,
+    build_test_loader,
+    build_test_mapper,
+    build_train_dataset,
+    build_train_loader,
+    build_train_mapper,
+    load_training_dicts,
+)
 from asff.data.build import build_augmentations
+from asff.data.dataset import TrainingDataset
+from asff.data.reading import UnreadableImage
+from asff.data.stream import Sample
 from asff.engine.setup import load_config
 from tests.helpers import detector_cfg
 from tests.training import CLASSES, EMPTY, FLAT, NUM_TRAIN, NUM_VAL
@@ -37,15 +52,17 @@ def record(tmp_path) -> dict:
     return {"file_name": str(path), "height": 50, "width": 100, "annotations": annotations}
 
 
-def map_record(record: dict, is_train: bool, flip: str = "none") -> dict:
-    sizes = ("INPUT.TRAIN_SIZE", 64, "INPUT.TEST_SIZE", 32)
-    cfg = detector_cfg(*sizes, "INPUT.FORMAT", "RGB", "INPUT.RANDOM_FLIP", flip)
-    return build_mapper(cfg, is_train)(record)
+SQUARE = ("INPUT.SQUARE", True, "INPUT.FORMAT", "RGB")
+
+
+def map_record(record: dict, flip: str = "none", *options: object) -> dict:
+    cfg = detector_cfg(*SQUARE, "INPUT.RANDOM_FLIP", flip, *options)
+    return build_train_mapper(cfg)(record, size=64)
 
 
 def test_training_squashes_to_a_square(record):
     """x times 64 / 100, y times 64 / 50."""
-    mapped = map_record(record, is_train=True)
+    mapped = map_record(record)
     image, truths = mapped["image"], mapped["instances"]
     assert image.shape == (3, 64, 64) and truths.image_size == (64, 64)
     # The second box has no width.
@@ -68,11 +85,11 @@ def test_training_squashes_to_a_square(record):
 )
 def test_flips(record, monkeypatch, flip, boxes, blue):
     monkeypatch.setattr(np.random, "uniform", lambda low, high, size: np.array([low]))
-    mapped = map_record(record, is_train=True, flip=flip)
+    mapped = map_record(record, flip)
     torch.testing.assert_close(mapped["instances"].gt_boxes.tensor, torch.tensor(boxes))
     assert mapped["image"][:, 30, blue].tolist() == [0, 0, 200]
     monkeypatch.setattr(np.random, "uniform", lambda low, high, size: np.array([high]))
-    kept = map_record(record, is_train=True, flip=flip)["instances"]
+    kept = map_record(record, flip)["instances"]
     assert kept.gt_boxes.tensor[0].tolist() == pytest.approx([6.4, 6.4, 19.2, 32.0])
 
 
@@ -81,14 +98,15 @@ def test_flips_by_halves(record):
     np.random.seed(0)
     lefts = []
     for _ in range(100):
-        mapped = map_record(record, is_train=True, flip="horizontal")
+        mapped = map_record(record, "horizontal")
         lefts.append(round(mapped["instances"].gt_boxes.tensor[0, 0].item(), 1))
     assert set(lefts) == {6.4, 44.8} and 30 <= lefts.count(44.8) <= 70
 
 
 def test_testing_keeps_the_original_size(record):
     """The detector maps its boxes back to it."""
-    mapped = map_record(record, is_train=False, flip="horizontal")
+    options = ("INPUT.TEST_SIZE", 32, "INPUT.RANDOM_FLIP", "horizontal", "INPUT.COLOR.PROB", 1.0)
+    mapped = build_test_mapper(detector_cfg(*SQUARE, *options))(record)
     assert mapped["image"].shape == (3, 32, 32)
     assert (mapped["height"], mapped["width"]) == (50, 100)
     assert "instances" not in mapped
@@ -96,13 +114,127 @@ def test_testing_keeps_the_original_size(record):
     assert mapped["image"][:, 15, 5].tolist() == [0, 0, 200]
 
 
-def test_crop_comes_before_the_resize(record):
-    crop = ("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [50, 20])
-    cfg = detector_cfg("INPUT.TRAIN_SIZE", 64, *crop)
-    names = [type(x).__name__ for x in build_augmentations(cfg, is_train=True)]
-    assert names == ["RandomCrop", "Resize", "RandomFlip"]
-    assert [type(x).__name__ for x in build_augmentations(cfg, is_train=False)] == ["Resize"]
-    assert build_mapper(cfg, is_train=True)(record)["image"].shape == (3, 64, 64)
+def test_testing_names_an_unreadable_file(record):
+    """Nothing takes its place."""
+    with open(record["file_name"], "r+b") as file:
+        file.truncate(50)
+    with pytest.raises(UnreadableImage, match=r"image\.png: .*truncated"):
+        build_test_mapper(detector_cfg(*SQUARE))(record)
+
+
+def names(augmentations: list[T.Augmentation]) -> list[str]:
+    return [type(getattr(x, "aug", x)).__name__ for x in augmentations]
+
+
+def test_no_augmentation_by_default_but_flips():
+    assert names(build_augmentations(detector_cfg())) == ["RandomFlip"]
+    assert build_augmentations(detector_cfg("INPUT.RANDOM_FLIP", "none")) == []
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute"])
+def test_crops_of_detectron2(record, kind):
+    """Half of the sides: the upper left box is seen only by chance, the square is always full."""
+    size = {"relative": [0.5, 0.5], "absolute": [25, 50]}[kind]
+    crop = ("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", kind, "INPUT.CROP.SIZE", size)
+    assert names(build_augmentations(detector_cfg(*crop))) == ["RandomCrop", "RandomFlip"]
+    widths = set()
+    for seed in range(30):
+        np.random.seed(seed)
+        mapped = map_record(record, "none", *crop)
+        assert mapped["image"].shape == (3, 64, 64)
+        assert (mapped["image"].amax(dim=0) >= 99).all()  # red, blue, or half of each
+        boxes = mapped["instances"].gt_boxes.tensor
+        assert len(boxes) + mapped["dropped_boxes"] == 2
+        widths |= {round(x, 1) for x in (boxes[:, 2] - boxes[:, 0]).tolist()}
+    assert max(widths) == 25.6  # 20 of 50 pixels
+
+
+def test_order_and_values_of_augmentations():
+    """Nothing after the crop may enlarge the picture, for boxes are clipped once, at the end."""
+    augmentations = build_augmentations(
+        detector_cfg(
+            *("INPUT.FORMAT", "BGR", "MODEL.PIXEL_MEAN", [103.4, 116.6, 123.5]),
+            *("INPUT.COLOR.PROB", 0.1, "INPUT.COLOR.BRIGHTNESS", 1.0, "INPUT.COLOR.CONTRAST", 0.2),
+            *("INPUT.COLOR.SATURATION", 0.3, "INPUT.COLOR.HUE", 4.0),
+            *("INPUT.EXPAND.PROB", 0.2, "INPUT.EXPAND.MAX_RATIO", 2.5),
+            *("INPUT.AFFINE.PROB", 0.3, "INPUT.AFFINE.ROTATION", 5.0, "INPUT.AFFINE.SHEAR", 6.0),
+            *("INPUT.AFFINE.SCALE", 0.7, "INPUT.AFFINE.TRANSLATION", 0.8),
+            *("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "min_iou"),
+            *("INPUT.CROP.MIN_IOUS", [0.4], "INPUT.CROP.MIN_SIZE", 0.6),
+            *("INPUT.RANDOM_FLIP", "horizontal+vertical"),
+        )
+    )
+    assert names(augmentations) == [
+        *("RandomColor", "RandomExpand", "RandomAffine", "RandomMinIoUCrop"),
+        *("RandomFlip", "RandomFlip"),
+    ]
+    assert [x.prob for x in augmentations[:3]] == [0.1, 0.2, 0.3]
+    color, expand, affine = (x.aug for x in augmentations[:3])
+    crop, *flips = augmentations[3:]
+    assert (color.brightness, color.contrast, color.saturation, color.hue) == (1, 0.2, 0.3, 4)
+    assert color.image_format == "BGR"
+    assert (expand.max_ratio, expand.fill) == (2.5, [103, 117, 124])
+    assert (affine.rotation, affine.shear, affine.scale, affine.translation) == (5, 6, 0.7, 0.8)
+    assert affine.fill == [103, 117, 124]
+    assert (crop.min_ious, crop.min_size) == ([0.4], 0.6)
+    assert [(x.horizontal, x.vertical) for x in flips] == [(True, False), (False, True)]
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_random_interpolation(record, monkeypatch, drawn):
+    seen, resize = set(), cv2.resize
+
+    def spy(image: np.ndarray, size: tuple, interpolation: int) -> np.ndarray:
+        seen.add(interpolation)
+        return resize(image, size, interpolation=interpolation)
+
+    monkeypatch.setattr(cv2, "resize", spy)
+    for seed in range(40):
+        np.random.seed(seed)
+        map_record(record, "none", "INPUT.RANDOM_INTERPOLATION", drawn)
+    assert cv2.INTER_LINEAR in seen and len(seen) == (5 if drawn else 1)
+
+
+def test_limits_of_boxes(record):
+    """Sides of 64 pixels: the first box is 12.8 wide, the last 6.4."""
+    for side, kept in ((6.0, [0, 2]), (6.5, [0]), (13.0, [])):
+        mapped = map_record(record, "none", "INPUT.MIN_BOX_SIDE", side)
+        assert mapped["instances"].gt_classes.tolist() == kept
+        assert mapped["dropped_boxes"] == 2 - len(kept)
+
+
+@pytest.mark.parametrize("cache", ["", "memory", "disk"])
+def test_cache(record, monkeypatch, cache):
+    """Each of two samples of an image needs its pixels; whoever changes them spoils nothing."""
+    reads, read = [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *args: reads.append(args) or read(*args))
+    cfg = detector_cfg(*SQUARE, "DATALOADER.CACHE", cache, "INPUT.COLOR.PROB", 1.0)
+    dataset = build_train_dataset(cfg, [record])
+    assert type(dataset) is TrainingDataset and not reads
+    sample = Sample(0, -1, 1.0, 64, 3)
+    images = [dataset[sample]["image"] for _ in range(3)]
+    assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2])
+    assert len(reads) == (1 if cache else 3)
+
+
+def test_processes_of_a_machine_share_the_cache_limit(record, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "asff")
+    monkeypatch.setattr("detectron2.utils.comm.get_local_size", lambda: 4)
+    build_train_mapper(
+        detector_cfg(*SQUARE, "DATALOADER.CACHE", "memory", "DATALOADER.CACHE_LIMIT", 2.0), [record]
+    )
+    assert "limit of this process: 0.50, by DATALOADER.CACHE_LIMIT" in caplog.text
+
+
+@pytest.mark.parametrize(("cache", "limit"), [("disk", "1.50"), ("memory", "8.00")])
+def test_cache_on_disk_takes_no_more_than_is_free(record, monkeypatch, caplog, cache, limit):
+    """Of two processes each may have half; a full disk would kill them."""
+    caplog.set_level(logging.INFO, "asff")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3 * 2**30))
+    monkeypatch.setattr("detectron2.utils.comm.get_local_size", lambda: 2)
+    options = ("DATALOADER.CACHE", cache, "DATALOADER.CACHE_LIMIT", 16.0)
+    build_train_mapper(detector_cfg(*SQUARE, *options), [record])
+    assert f"limit of this process: {limit}, by" in caplog.text
 
 
 def test_other_detectors_keep_their_mapper(record):
@@ -111,8 +243,10 @@ def test_other_detectors_keep_their_mapper(record):
     cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
     cfg.INPUT.MIN_SIZE_TRAIN = (200,)
     cfg.INPUT.MIN_SIZE_TEST = 150
-    assert build_mapper(cfg, is_train=True)(record)["image"].shape == (3, 200, 400)
-    assert build_mapper(cfg, is_train=False)(record)["image"].shape == (3, 150, 300)
+    add_asff_config(cfg)
+    mapped = build_train_mapper(cfg)(record, None, weight=1.0, size=64)
+    assert mapped["image"].shape == (3, 200, 400)
+    assert build_test_mapper(cfg)(record)["image"].shape == (3, 150, 300)
 
 
 def tiny_cfg(config, *options):
@@ -140,7 +274,8 @@ def test_images_without_boxes(config, drop):
     assert (f"train_{EMPTY}.png" in names) is not drop
     flat = records[names.index(f"train_{FLAT}.png")]
     assert [a["bbox"][2] for a in flat["annotations"]].count(0) == 1
-    assert len(build_mapper(cfg, is_train=True)(flat)["instances"]) == len(flat["annotations"]) - 1
+    mapped = build_train_mapper(cfg)(flat, size=64)
+    assert len(mapped["instances"]) == len(flat["annotations"]) - 1
 
 
 def test_batch_with_an_empty_image(config):
@@ -157,6 +292,94 @@ def test_loaded_dicts_are_not_loaded_again(config, monkeypatch):
     records = load_training_dicts(cfg)
     monkeypatch.setattr("asff.data.build.load_training_dicts", lambda cfg: pytest.fail("loaded"))
     assert len(next(iter(build_train_loader(cfg, records[:3])))) == NUM_TRAIN
+
+
+def test_seed_of_the_loader(config):
+    """By default the config's; the trainer gives the one it resumes with."""
+    cfg = tiny_cfg(config, "SEED", 5, "DATASETS.TRAIN", ("shapes_train",))
+    cfg.SOLVER.IMS_PER_BATCH = 4
+
+    def files(**options: int) -> list[str]:
+        loader = build_train_loader(cfg, **options)
+        return [x["file_name"] for batch, _ in zip(loader, range(3)) for x in batch]
+
+    assert files() == files(seed=5) != files(seed=6)
+
+
+def test_largest_size_comes_first(config):
+    """All images of a batch have the size that the stream says."""
+    cfg = tiny_cfg(config, "INPUT.TRAIN_SIZES", [64, 96, 32], "INPUT.SIZE_PERIOD", 1)
+    loader = build_train_loader(cfg)
+    stream = loader.sampler.stream
+    sizes = []
+    for batch, iteration in zip(loader, range(6)):
+        (shape,) = {x["image"].shape for x in batch}
+        assert shape == (3, *[stream.size(iteration)] * 2)
+        sizes.append(shape[-1])
+    assert sizes[0] == 96 and len(set(sizes)) > 1
+
+
+def stream_of(num_images: int, *options: object):
+    keys = ("SOLVER.IMS_PER_BATCH", 8, "SOLVER.MAX_ITER", 100, *SQUARE, *options)
+    return build_stream(detector_cfg(*keys), [{"annotations": []}] * num_images, 3)
+
+
+PHASES = (
+    *("INPUT.MIXUP.PROB", 0.5, "INPUT.MIXUP.ALPHA", 2.0, "INPUT.MIXUP.OFF_EPOCHS", 2.0),
+    *("INPUT.TRAIN_SIZES", [320, 352], "INPUT.FINAL_SIZE", 416),
+    *("INPUT.FINAL_SIZE_EPOCHS", 1.0, "INPUT.FINAL_SIZE_ITERS", 20),
+)
+
+
+def test_phases_of_the_stream(caplog):
+    """An epoch of 120 images has 15 iterations: no mixup in the last 30; 20 are more than 15."""
+    caplog.set_level(logging.INFO, "asff")
+    stream = stream_of(120, *PHASES)
+    assert stream.seed == 3 and stream.batch_size == 8
+    assert (stream.mixup.prob, stream.mixup.alpha, stream.mixup.end) == (0.5, 2, 70)
+    sizes = stream.sizes
+    assert (sizes.choices, sizes.period) == ([320, 352], 10)
+    assert (sizes.final, sizes.final_start) == (416, 80)
+    assert caplog.messages == [
+        "Training stream: 120 images, 15.0 iterations an epoch; sizes 320, 352, another every 10 "
+        "iterations, 416 from iteration 80 on; mixup up to iteration 70."
+    ]
+
+
+def test_phases_longer_than_the_training():
+    stream = stream_of(120, *PHASES, "INPUT.MIXUP.OFF_ITERS", 101, "INPUT.FINAL_SIZE_EPOCHS", 50.0)
+    assert stream.mixup.end == stream.sizes.final_start == 0
+    assert {(x.partner, x.size) for k in range(100) for x in stream(k)} == {(-1, 416)}
+
+
+def test_plain_stream(caplog):
+    caplog.set_level(logging.INFO, "asff")
+    stream = stream_of(20)
+    assert {(x.partner, x.size) for k in range(100) for x in stream(k)} == {(-1, 416)}
+    message = "Training stream: 20 images, 2.5 iterations an epoch; sizes 416; no mixup."
+    assert caplog.messages == [message]
+
+
+@pytest.mark.parametrize(("num_images", "prob"), [(99, 0), (100, 0.5)])
+def test_mixup_needs_some_images(caplog, num_images, prob):
+    caplog.set_level(logging.INFO, "asff")
+    stream = stream_of(num_images, "INPUT.MIXUP.PROB", 0.5)
+    assert stream.mixup.prob == prob
+    message = "Mixup is off: there are 99 images, fewer than 100 (INPUT.MIXUP.MIN_IMAGES)."
+    assert (message in caplog.messages) is (prob == 0)
+
+
+def test_repeat_factors():
+    """Class 1 is in a quarter of the images: sqrt(1 / 0.25) is 2, and an epoch has 5 images."""
+    kinds = [[0], [0], [0, 1], [0]]
+    records = [{"annotations": [{"category_id": k} for k in classes]} for classes in kinds]
+    sampler = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
+    cfg = detector_cfg(*SQUARE, *sampler, "DATALOADER.REPEAT_THRESHOLD", 1.0)
+    stream = build_stream(cfg, records, 3)
+    assert stream.epoch_length == 5
+    assert stream.repeat_factors.tolist() == [1, 1, 2, 1]
+    cfg.DATALOADER.REPEAT_SQRT = False  # 1 / 0.25 is 4
+    assert build_stream(cfg, records, 3).repeat_factors.tolist() == [1, 1, 4, 1]
 
 
 def test_test_loader_passes_once(config):
@@ -182,20 +405,30 @@ def register():
         MetadataCatalog.remove(name)
 
 
-def test_boxes_of_whole_numbers_are_not_rounded(config, register, record):
+@pytest.mark.parametrize(
+    ("options", "box"),
+    [
+        (("INPUT.SQUARE", True), [6.4, 6.4, 19.2, 32.0]),
+        # Detectron2's mapper: the shorter side of 50 pixels to 75.
+        (("INPUT.SQUARE", False, "INPUT.MIN_SIZE_TRAIN", (75,)), [15.0, 7.5, 45.0, 37.5]),
+    ],
+)
+def test_boxes_of_whole_numbers_are_not_rounded(config, register, record, options, box):
     """COCO files with such boxes are common."""
     for annotation in record["annotations"]:
         annotation["bbox"] = [int(x) for x in annotation["bbox"]]
     register("whole", lambda: [record], thing_classes=CLASSES)
-    cfg = tiny_cfg(config, "DATASETS.TRAIN", ("whole",), "INPUT.RANDOM_FLIP", "none")
+    options += ("DATASETS.TRAIN", ("whole",), "INPUT.RANDOM_FLIP", "none")
+    cfg = tiny_cfg(config, *options)
     (loaded,) = load_training_dicts(cfg)
-    boxes = build_mapper(cfg, is_train=True)(loaded)["instances"].gt_boxes.tensor
-    assert boxes[0].tolist() == pytest.approx([6.4, 6.4, 19.2, 32.0])
+    boxes = build_train_mapper(cfg)(loaded, size=64)["instances"].gt_boxes.tensor
+    assert boxes[0].tolist() == pytest.approx(box)
 
 
 def test_only_empty_images_are_refused(config, register, record):
     register("bare", lambda: [{**record, "annotations": []}], thing_classes=CLASSES)
-    cfg = tiny_cfg(config, "DATASETS.TRAIN", ("bare",))
+    drop = ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True)
+    cfg = tiny_cfg(config, "DATASETS.TRAIN", ("bare",), *drop)
     with pytest.raises(ValueError, match=r"DATASETS\.TRAIN \(bare\)"):
         load_training_dicts(cfg)
 

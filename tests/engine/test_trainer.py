@@ -103,6 +103,7 @@ def test_reference_world_size_scales_all_rates():
     options = ["SOLVER.REFERENCE_WORLD_SIZE", 4, "SOLVER.IMS_PER_BATCH", 64]
     options += ["SOLVER.BASE_LR", 0.1, "SOLVER.BASE_LR_END", 0.02]
     options += ["SOLVER.MAX_ITER", 100, "SOLVER.WARMUP_ITERS", 10, "TEST.EVAL_PERIOD", 20]
+    options += ["INPUT.SIZE_PERIOD", 5, "INPUT.FINAL_SIZE_ITERS", 7, "INPUT.MIXUP.OFF_ITERS", 30]
     cfg = load_config("", options)
     cfg.freeze()
     scaled = Trainer.auto_scale_workers(cfg, 2)
@@ -110,6 +111,9 @@ def test_reference_world_size_scales_all_rates():
     assert solver.IMS_PER_BATCH == 32
     assert (solver.BASE_LR, solver.BASE_LR_END) == (0.05, 0.01)
     assert (solver.MAX_ITER, solver.WARMUP_ITERS, scaled.TEST.EVAL_PERIOD) == (200, 20, 40)
+    inputs = scaled.INPUT
+    phases = (inputs.SIZE_PERIOD, inputs.FINAL_SIZE_ITERS, inputs.MIXUP.OFF_ITERS)
+    assert phases == (10, 14, 60)
     assert scaled.is_frozen() and cfg.SOLVER.BASE_LR_END == 0.02
     assert Trainer.auto_scale_workers(cfg, 4) is cfg
     off = load_config("", [])

@@ -8,10 +8,7 @@ from detectron2.config import CfgNode as CN
 def add_asff_config(cfg: CN) -> None:
     """Add the keys of ASFF and YOLOv3, with their defaults, to a Detectron2 config."""
     add_model_config(cfg)
-
-    # Square size in pixels, divisible by 32, to which images are squashed.
-    cfg.INPUT.TRAIN_SIZE = 416
-    cfg.INPUT.TEST_SIZE = 416
+    add_data_config(cfg)
 
     # Warm-up lasts this many epochs (paper 3.4), never fewer than SOLVER.WARMUP_ITERS iterations:
     # on a small dataset epochs are too short to warm up.
@@ -84,3 +81,70 @@ def add_model_config(cfg: CN) -> None:
     cfg.MODEL.YOLOV3.NMS_THRESH_TEST = 0.6
     # Detect a box as each of its classes, not as the best alone.
     cfg.MODEL.YOLOV3.MULTI_LABEL_TEST = False
+
+
+def add_data_config(cfg: CN) -> None:
+    """Add the keys of datasets, of the training stream and of augmentation."""
+    # Datasets described here rather than registered in Python: a list of nodes with name, format
+    # (coco, voc, yolo) and paths; see docs/data.md. DATASETS.TRAIN and TEST then name them.
+    cfg.DATASETS.CUSTOM = []
+    # Training stops where more than this share of the images read so far was unreadable.
+    cfg.DATALOADER.MAX_UNREADABLE = 0.01
+    # Keep decoded images: "" (do not), "memory" or "disk" (a temporary file in $TMPDIR), as many as
+    # fit into so many GiB on this machine.
+    cfg.DATALOADER.CACHE = ""
+    cfg.DATALOADER.CACHE_LIMIT = 8.0
+
+    # Squash images to squares, with the augmentations below, as the authors do. False: Detectron2's
+    # own augmentations, which keep the aspect ratio.
+    cfg.INPUT.SQUARE = False
+    cfg.INPUT.TEST_SIZE = 416  # pixels, divisible by 32
+    # Every SIZE_PERIOD iterations a batch of another one of these sizes (paper 3.4); the first is
+    # the largest, so that a lack of memory shows at once. The last iterations, by epochs or by
+    # iterations (the larger counts), have FINAL_SIZE.
+    cfg.INPUT.TRAIN_SIZES = [416]
+    cfg.INPUT.SIZE_PERIOD = 10
+    cfg.INPUT.FINAL_SIZE = 416
+    cfg.INPUT.FINAL_SIZE_EPOCHS = 0.0
+    cfg.INPUT.FINAL_SIZE_ITERS = 0
+
+    # Mix two images and their boxes, weighted by lambda ~ Beta(ALPHA, ALPHA) and 1 - lambda (Bag of
+    # Freebies, arXiv 1902.04103; paper 3.1), but not in the last iterations, by epochs or by
+    # iterations, nor where there are fewer images than MIN_IMAGES.
+    cfg.INPUT.MIXUP = CN()
+    cfg.INPUT.MIXUP.PROB = 0.0
+    cfg.INPUT.MIXUP.ALPHA = 1.5
+    cfg.INPUT.MIXUP.OFF_EPOCHS = 0.0
+    cfg.INPUT.MIXUP.OFF_ITERS = 0
+    cfg.INPUT.MIXUP.MIN_IMAGES = 100
+
+    # Colour distortion, each part half of the time: brightness is shifted by up to so many of 255,
+    # contrast and saturation scaled by 1 - x to 1 + x, hue turned by up to so many degrees.
+    cfg.INPUT.COLOR = CN()
+    cfg.INPUT.COLOR.PROB = 0.0
+    cfg.INPUT.COLOR.BRIGHTNESS = 32.0
+    cfg.INPUT.COLOR.CONTRAST = 0.5
+    cfg.INPUT.COLOR.SATURATION = 0.5
+    cfg.INPUT.COLOR.HUE = 36.0
+    # Put the image at a random place of a canvas with up to MAX_RATIO times its sides.
+    cfg.INPUT.EXPAND = CN()
+    cfg.INPUT.EXPAND.PROB = 0.0
+    cfg.INPUT.EXPAND.MAX_RATIO = 4.0
+    # Mild affine: turned and sheared by up to so many degrees, scaled by 1 - x to 1 + x, moved by
+    # up to this share of the sides.
+    cfg.INPUT.AFFINE = CN()
+    cfg.INPUT.AFFINE.PROB = 0.0
+    cfg.INPUT.AFFINE.ROTATION = 3.0
+    cfg.INPUT.AFFINE.SHEAR = 2.0
+    cfg.INPUT.AFFINE.SCALE = 0.1
+    cfg.INPUT.AFFINE.TRANSLATION = 0.05
+    # Detectron2's INPUT.CROP.TYPE may also be "min_iou": a crop of at least MIN_SIZE of each side
+    # whose IoU with every box is at least a random one of MIN_IOUS and 0; or, as likely, no crop.
+    cfg.INPUT.CROP.MIN_IOUS = [0.1, 0.3, 0.5, 0.7, 0.9]
+    cfg.INPUT.CROP.MIN_SIZE = 0.3
+    # Resize by a random one of OpenCV's interpolations, not always bilinearly.
+    cfg.INPUT.RANDOM_INTERPOLATION = False
+    # Boxes with a side of fewer pixels at the network's input, or of whose area a smaller share is
+    # left in the image, are dropped from training, and counted.
+    cfg.INPUT.MIN_BOX_SIDE = 1.0
+    cfg.INPUT.MIN_BOX_VISIBLE = 0.25

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
@@ -20,6 +21,8 @@ class TrainStep(SimpleTrainer):
         max_grad_norm: limit of the norm of the whole gradient; 0 switches clipping off.
         amp_dtype: number format of autocast; None switches it off. Only float16 needs, and gets, a
             loss scaler.
+        seed: with iteration and rank it determines what random layers draw, so that a resumed run
+            repeats it.
     """
 
     def __init__(
@@ -30,10 +33,12 @@ class TrainStep(SimpleTrainer):
         *,
         max_grad_norm: float = 0.0,
         amp_dtype: torch.dtype | None = None,
+        seed: int = 0,
     ):
         super().__init__(model, data_loader, optimizer)
         self.max_grad_norm = max_grad_norm
         self.amp_dtype = amp_dtype
+        self.seed = seed
         self.device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp_dtype == torch.float16)
         self.steps = self.clipped_steps = 0
@@ -42,6 +47,7 @@ class TrainStep(SimpleTrainer):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
+        seed_layers(self.seed, self.iter, comm.get_rank())
 
         with torch.autocast(
             self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
@@ -103,3 +109,9 @@ class TrainStep(SimpleTrainer):
         # Empty where the run so far had no scaler.
         if state_dict.get("grad_scaler"):
             self.scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def seed_layers(seed: int, iteration: int, rank: int) -> None:
+    """Seed torch's generators, on every device, as a function of these three."""
+    (state,) = np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state))

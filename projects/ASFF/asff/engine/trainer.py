@@ -10,39 +10,45 @@ import weakref
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
-from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import Checkpointer
 from ..data import build_test_loader, build_train_loader, load_training_dicts
+from ..data.build import resolve_seed
+from ..data.loader import TrainingLoader
+from ..data.reading import UnreadableImage
+from ..evaluation import Evaluator
+from .launch import user_errors
 from .train_step import TrainStep
 
 
 class Trainer(DefaultTrainer):
-    """DefaultTrainer with our loaders, step, checkpointer and COCOEvaluator."""
+    """DefaultTrainer with our loaders, step, checkpointer and COCO evaluation."""
 
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer's body, which cannot be extended: its DDP call passes device_ids, which a
         # CPU refuses, and its AMP trainer asserts CUDA.
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.seed = resolve_seed(cfg)
         dataset_dicts = load_training_dicts(cfg)
         cfg = resolve_warmup(cfg, len(dataset_dicts))
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = build_train_loader(cfg, dataset_dicts)
+        self.train_loader = build_train_loader(cfg, dataset_dicts, seed=self.seed)
         on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
         model = create_ddp_model(
             model, broadcast_buffers=False, **({} if on_cuda else {"device_ids": None})
         )
         self._trainer = TrainStep(
             model,
-            data_loader,
+            self.train_loader,
             optimizer,
             max_grad_norm=cfg.SOLVER.MAX_GRAD_NORM,
             amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
+            seed=self.seed,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
@@ -52,7 +58,48 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        return [*super().build_hooks(), ReportClipping()]
+        return [*super().build_hooks(), ReportClipping(), ReportData()]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from the last checkpoint of OUTPUT_DIR, or begin with MODEL.WEIGHTS.
+
+        A resumed run repeats what it would have done without the stop: the seed is its own.
+        """
+        super().resume_or_load(resume)
+        self._trainer.seed = self.seed
+        self.train_loader.resume(self.start_iter, self.seed)
+        logging.getLogger("asff").info(self.describe_start(resume))
+
+    def describe_start(self, resume: bool) -> str:
+        """Where this run begins, and why there."""
+        last = self.checkpointer.get_checkpoint_file() if self.checkpointer.has_checkpoint() else ""
+        if resume and last:
+            seed = f"seed {self.seed}"
+            if self.cfg.SEED >= 0 and self.cfg.SEED != self.seed:
+                seed += f" as before, not SEED {self.cfg.SEED}"
+            return f"Resuming from iteration {self.start_iter} of {last} ({seed})."
+        if resume:
+            reason = f"there is no checkpoint in {self.cfg.OUTPUT_DIR}"
+        elif last:
+            reason = f"--resume is not given, though there is {last}"
+        else:
+            reason = "--resume is not given"
+        weights = self.cfg.MODEL.WEIGHTS
+        weights = f", with the weights of {weights} and nothing else of it" if weights else ""
+        return f"Starting fresh because {reason} (seed {self.seed}){weights}."
+
+    def run_step(self) -> None:
+        # Here, for Detectron2's loop logs the traceback of every exception that reaches it.
+        with user_errors(UnreadableImage):
+            super().run_step()
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        # Absent where the run began before it was kept.
+        self.seed = state_dict.get("seed", self.seed)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -63,7 +110,7 @@ class Trainer(DefaultTrainer):
         return model
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+    def build_train_loader(cls, cfg: CfgNode) -> TrainingLoader:
         return build_train_loader(cfg)
 
     @classmethod
@@ -71,9 +118,9 @@ class Trainer(DefaultTrainer):
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Evaluator:
         # Detectron2's compiled evaluation may be missing; a cached JSON may be stale.
-        return COCOEvaluator(
+        return Evaluator(
             dataset_name,
             output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
             use_fast_impl=False,
@@ -82,13 +129,20 @@ class Trainer(DefaultTrainer):
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        """As Detectron2's, by SOLVER.REFERENCE_WORLD_SIZE; BASE_LR_END scales with BASE_LR."""
+        """As Detectron2's, by SOLVER.REFERENCE_WORLD_SIZE; our keys scale with its own."""
         scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
         if scaled is cfg:
             return cfg
         scaled = scaled.clone()
         scaled.defrost()
-        scaled.SOLVER.BASE_LR_END *= scaled.SOLVER.BASE_LR / cfg.SOLVER.BASE_LR
+        scale = scaled.SOLVER.BASE_LR / cfg.SOLVER.BASE_LR
+        scaled.SOLVER.BASE_LR_END *= scale
+        for node, key, least in (
+            (scaled.INPUT, "SIZE_PERIOD", 1),
+            (scaled.INPUT, "FINAL_SIZE_ITERS", 0),
+            (scaled.INPUT.MIXUP, "OFF_ITERS", 0),
+        ):
+            node[key] = max(round(node[key] / scale), least)
         scaled.freeze()
         return scaled
 
@@ -107,6 +161,14 @@ def resolve_warmup(cfg: CfgNode, num_images: int) -> CfgNode:
         "iterations."
     )
     return cfg
+
+
+class ReportData(HookBase):
+    """Log at the end what training left out: boxes by augmentation, images that were unreadable."""
+
+    def after_train(self) -> None:
+        for line in self.trainer.train_loader.report():
+            logging.getLogger("asff").info(line)
 
 
 class ReportClipping(HookBase):

@@ -153,7 +153,7 @@ class YOLOv3(DenseDetector):
         if height % divisor or width % divisor:
             raise ValueError(
                 f"The input is {height}x{width} pixels; height and width must be divisible by "
-                f"{divisor}. Pad or resize it (INPUT.TRAIN_SIZE, INPUT.TEST_SIZE)."
+                f"{divisor}. Pad or resize it (INPUT.TRAIN_SIZES, INPUT.TEST_SIZE)."
             )
         return dense_output(self.head(list(self.backbone(images).values())))
 

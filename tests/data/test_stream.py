@@ -1,0 +1,207 @@
+"""The training stream: a pure function of seed and iteration, however it is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from asff.data import build_stream
+from asff.data.stream import Mixup, Sizes, StreamSampler, TrainingStream, epoch_length, phase_length
+from tests.helpers import detector_cfg
+
+SIZES = tuple(range(320, 609, 32))
+NEVER = 10**9
+
+
+def make_stream(num_images: int = 50, batch_size: int = 8, *, factors=None, **options):
+    sizes = Sizes(
+        options.get("sizes", SIZES),
+        options.get("period", 10),
+        options.get("final", 608),
+        options.get("final_start", NEVER),
+    )
+    mixup = Mixup(options.get("prob", 1.0), options.get("alpha", 1.5), options.get("end", NEVER))
+    factors = np.ones(num_images) if factors is None else np.array(factors, float)
+    return TrainingStream(
+        factors, batch_size=batch_size, seed=options.get("seed", 7), sizes=sizes, mixup=mixup
+    )
+
+
+def batches(sampler: StreamSampler, count: int) -> list:
+    return list(islice(sampler, count))
+
+
+def test_any_order_of_questions_gives_the_same_answers():
+    straight = [make_stream()(k) for k in range(40)]
+    stream = make_stream()
+    assert [stream(k) for k in reversed(range(40))] == straight[::-1]
+    assert stream(13) == straight[13]
+    assert make_stream(seed=8)(13) != straight[13]
+    assert make_stream(seed=8).with_seed(7)(13) == straight[13]
+
+
+def test_with_seed_leaves_the_other_stream_alone():
+    stream = make_stream()
+    before = stream(3)
+    assert stream.with_seed(8)(3) == make_stream(seed=8)(3) != before
+    assert stream(3) == before
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_share_the_batch(world_size):
+    whole = batches(StreamSampler(make_stream()), 30)
+    shares = [
+        batches(StreamSampler(make_stream(), rank=rank, world_size=world_size), 30)
+        for rank in range(world_size)
+    ]
+    assert [sum(parts, []) for parts in zip(*shares)] == whole
+    assert {len(part) for share in shares for part in share} == {8 // world_size}
+
+
+def test_batch_that_processes_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match=r"SOLVER\.IMS_PER_BATCH is 8, which 3 processes"):
+        StreamSampler(make_stream(), rank=0, world_size=3)
+
+
+def test_resumed_sampler_goes_on():
+    sampler = StreamSampler(make_stream())
+    sampler.iteration = 17
+    assert batches(sampler, 5) == batches(StreamSampler(make_stream()), 22)[17:]
+
+
+def test_epochs_see_every_image_once():
+    """7 images in batches of 3: epochs end within batches."""
+    stream = make_stream(7, 3)
+    seen = [sample.index for k in range(70) for sample in stream(k)]
+    epochs = [tuple(seen[i : i + 7]) for i in range(0, 210, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len(set(epochs)) > 20  # of 5040 orders
+
+
+def test_batches_larger_than_the_dataset():
+    counts = Counter(sample.index for sample in make_stream(3, 8)(5))
+    assert sorted(counts.values()) == [2, 3, 3]
+
+
+def test_repeat_factors_are_kept_on_average_and_in_total():
+    factors = [1.0, 1.0, 1.5, 2.25, 3.25]  # 9 in all
+    stream = make_stream(5, 3, factors=factors)
+    assert stream.epoch_length == 9
+    counts = np.array([np.bincount(stream.order(e), minlength=5) for e in range(2000)])
+    assert (counts.sum(axis=1) == 9).all()
+    assert (np.abs(counts - factors) < 1).all()  # rounded up or down, no more
+    # The standard error of a share of 0.5 over 2000 epochs is 0.011.
+    assert np.abs(counts.mean(axis=0) - factors).max() < 0.05
+    assert len({tuple(stream.order(e)) for e in range(50)}) == 50
+
+
+def test_total_of_factors_is_rounded():
+    assert epoch_length(np.array([1.0, 1.2])) == 2
+    assert epoch_length(np.array([1.0, 1.7])) == 3
+    stream = make_stream(2, 2, factors=[1.0, 1.7])
+    assert {len(stream.order(e)) for e in range(50)} == {3}
+
+
+def test_first_size_is_the_largest_and_sizes_last_ten_iterations():
+    stream = make_stream()
+    sizes = [{sample.size for sample in stream(k)} for k in range(200)]
+    assert all(len(batch) == 1 for batch in sizes)
+    blocks = [set.union(*sizes[i : i + 10]) for i in range(0, 200, 10)]
+    assert all(len(block) == 1 for block in blocks)
+    assert blocks[0] == {608} and len(set.union(*blocks)) > 5
+
+
+def test_sizes_are_uniform():
+    """Chi-square of 1000 blocks over ten sizes; 27.88 is the 0.999 quantile for 9 degrees."""
+    stream = make_stream()
+    counts = Counter(stream.size(10 * block) for block in range(1, 1001))
+    assert set(counts) == set(SIZES)
+    assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 27.88
+
+
+def test_final_size_begins_at_its_iteration():
+    stream = make_stream(final=416, final_start=25, seed=3)
+    assert [stream.size(k) for k in range(25, 60)] == [416] * 35
+    assert stream.size(24) == make_stream(seed=3).size(24) != 416
+
+
+def test_mixup_ends_at_its_iteration():
+    stream = make_stream(end=25)
+    assert all(sample.partner >= 0 and 0 < sample.weight < 1 for sample in stream(24))
+    assert {(sample.partner, sample.weight) for k in (25, 26) for sample in stream(k)} == {(-1, 1)}
+    # All else stays as it would have been.
+    for mixed, plain in zip(make_stream()(25), stream(25)):
+        assert (mixed.index, mixed.size, mixed.seed) == (plain.index, plain.size, plain.seed)
+
+
+def test_partners_are_all_other_images():
+    stream = make_stream(5, 8)
+    pairs = {(s.index, s.partner) for k in range(100) for s in stream(k)}
+    assert pairs == {(i, j) for i in range(5) for j in range(5) if i != j}
+
+
+def test_weights_follow_beta():
+    """Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)): 1/16 for a = 1.5."""
+    weights = np.array([s.weight for k in range(500) for s in make_stream()(k)])
+    assert abs(weights.mean() - 0.5) < 0.015
+    assert abs(weights.var() - 1 / 16) < 0.005
+
+
+def test_share_of_mixed_images():
+    partners = [s.partner >= 0 for k in range(250) for s in make_stream(prob=0.25)(k)]
+    assert abs(np.mean(partners) - 0.25) < 0.05  # 5 standard errors of 2000 draws
+
+
+def test_one_image_is_not_mixed():
+    stream = make_stream(1, 4)
+    assert [(s.index, s.partner) for s in stream(9)] == [(0, -1)] * 4
+    assert len({s.seed for s in stream(9)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("epochs", "iterations", "expected"), [(0.0, 0, 0), (2.0, 0, 25), (2.0, 30, 30), (0.1, 0, 2)]
+)
+def test_phase_length(epochs, iterations, expected):
+    """100 images in batches of 8: 12.5 iterations an epoch, rounded up."""
+    assert phase_length(epochs, iterations, per_epoch=12.5) == expected
+
+
+def records(count: int) -> list[dict]:
+    return [{"annotations": [{"category_id": int(i == 0)}]} for i in range(count)]
+
+
+def config(*options):
+    square = ("INPUT.SQUARE", True, "SOLVER.MAX_ITER", 100, "SOLVER.IMS_PER_BATCH", 8)
+    return detector_cfg(*square, *options)
+
+
+def test_phases_of_the_config():
+    cfg = config(
+        *("INPUT.MIXUP.PROB", 1.0, "INPUT.MIXUP.OFF_EPOCHS", 2.0, "INPUT.MIXUP.MIN_IMAGES", 100),
+        *("INPUT.FINAL_SIZE", 64, "INPUT.FINAL_SIZE_ITERS", 10, "INPUT.TRAIN_SIZES", [32]),
+    )
+    stream = build_stream(cfg, records(100), seed=1)
+    assert [stream(k)[0].partner >= 0 for k in (74, 75)] == [True, False]
+    assert [stream.size(k) for k in (89, 90)] == [32, 64]
+
+
+def test_mixup_needs_enough_images(caplog):
+    cfg = config("INPUT.MIXUP.PROB", 1.0)
+    with caplog.at_level("INFO", logger="asff"):
+        stream = build_stream(cfg, records(99), seed=1)
+    assert stream(0)[0].partner == -1
+    assert (
+        "Mixup is off: there are 99 images, fewer than 100 (INPUT.MIXUP.MIN_IMAGES)" in caplog.text
+    )
+
+
+def test_repeat_factors_of_the_config():
+    """One of 25 images has class 1: for a threshold of 0.16 it is seen sqrt(0.16 / 0.04) times."""
+    sampler = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
+    cfg = config(*sampler, "DATALOADER.REPEAT_THRESHOLD", 0.16)
+    stream = build_stream(cfg, records(25), seed=1)
+    assert stream.epoch_length == 26
+    assert np.bincount(stream.order(4)).tolist() == [2, *[1] * 24]

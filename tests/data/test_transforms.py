@@ -1,0 +1,207 @@
+"""Each transform against a slow loop, and its coordinates against its pixels."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from asff.data.transforms import AffineTransform, ExpandTransform, ResizeTransform
+
+FILL = (10, 20, 30)
+HEIGHT, WIDTH = 24, 36
+
+
+def smooth_picture() -> np.ndarray:
+    """Colours that change by at most 20 from pixel to pixel."""
+    rng = np.random.default_rng(0)
+    return cv2.resize(rng.integers(0, 256, (4, 6, 3)).astype(np.uint8), (WIDTH, HEIGHT))
+
+
+def labels() -> np.ndarray:
+    """Another class at each pixel, as far as there are enough."""
+    return (np.arange(HEIGHT * WIDTH) % 255).astype(np.uint8).reshape(HEIGHT, WIDTH)
+
+
+def sample_bilinearly(image: np.ndarray, x: float, y: float, fill: tuple | None) -> np.ndarray:
+    """The colour at (x, y); beyond the border that of the border, or ``fill``."""
+    left, top = math.floor(x - 0.5), math.floor(y - 0.5)
+    total = np.zeros(3)
+    for column in (left, left + 1):
+        for row in (top, top + 1):
+            share = (1 - abs(x - 0.5 - column)) * (1 - abs(y - 0.5 - row))
+            inside = 0 <= row < image.shape[0] and 0 <= column < image.shape[1]
+            if inside or fill is None:
+                row = min(max(row, 0), image.shape[0] - 1)
+                color = image[row, min(max(column, 0), image.shape[1] - 1)]
+            else:
+                color = np.array(fill)
+            total += share * color
+    return total
+
+
+def assert_near(image: np.ndarray, wanted: np.ndarray, levels: float) -> None:
+    assert image.dtype == np.uint8 and image.shape == wanted.shape
+    assert np.abs(image - wanted).max() <= levels
+
+
+@pytest.mark.parametrize(("new_h", "new_w"), [(48, 12), (16, 40), (24, 36), (8, 4)])
+def test_resize_samples_at_centres(new_h, new_w):
+    image, transform = smooth_picture(), ResizeTransform(HEIGHT, WIDTH, new_h, new_w)
+    wanted, nearest = np.zeros((new_h, new_w, 3)), np.zeros((new_h, new_w))
+    for row in range(new_h):
+        for column in range(new_w):
+            x, y = (column + 0.5) * WIDTH / new_w, (row + 0.5) * HEIGHT / new_h
+            wanted[row, column] = sample_bilinearly(image, x, y, fill=None)
+            nearest[row, column] = labels()[math.floor(y), math.floor(x)]
+    assert_near(transform.apply_image(image), wanted, 1)
+    np.testing.assert_array_equal(transform.apply_segmentation(labels()), nearest)
+
+
+def test_resize_by_area_is_the_mean():
+    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    transform = ResizeTransform(HEIGHT, WIDTH, 12, 9, cv2.INTER_AREA)
+    means = image.reshape(12, 2, 9, 4, 3).mean(axis=(1, 3))
+    assert_near(transform.apply_image(image), means, 0.5 + 1e-9)
+    # An interpolation that is asked for comes first, as in Detectron2's.
+    corner = transform.apply_image(image, cv2.INTER_NEAREST)[0, 0]
+    np.testing.assert_array_equal(corner, image[0, 0])
+
+
+def test_coordinates_of_resize():
+    """x times 18 / 36, y times 48 / 24."""
+    transform = ResizeTransform(HEIGHT, WIDTH, 48, 18)
+    boxes = transform.apply_box(np.array([[2, 3, 10, 8], [0, 0, WIDTH, HEIGHT]]))
+    np.testing.assert_allclose(boxes, [[1, 6, 5, 16], [0, 0, 18, 48]])
+
+
+def test_inverse_of_resize():
+    transform = ResizeTransform(HEIGHT, WIDTH, 17, 50)
+    points = np.random.default_rng(0).uniform(0, 24, (10, 2))
+    np.testing.assert_allclose(
+        transform.inverse().apply_coords(transform.apply_coords(points)), points
+    )
+    image = smooth_picture()
+    back = transform.inverse().apply_image(transform.apply_image(image))
+    assert back.shape == image.shape
+    assert np.abs(back.astype(int) - image).mean() < 5
+
+
+def test_expand_moves_the_image_and_nothing_else():
+    image, transform = smooth_picture(), ExpandTransform(3, 2, 4, 5, FILL)
+    expanded, segmentation = transform.apply_image(image), transform.apply_segmentation(labels())
+    assert expanded.shape == (HEIGHT + 7, WIDTH + 7, 3)
+    assert segmentation.shape == (HEIGHT + 7, WIDTH + 7)
+    for y in range(HEIGHT + 7):
+        for x in range(WIDTH + 7):
+            inside = 3 <= x < WIDTH + 3 and 2 <= y < HEIGHT + 2
+            color = image[y - 2, x - 3] if inside else FILL
+            assert expanded[y, x].tolist() == list(color)
+            assert segmentation[y, x] == (labels()[y - 2, x - 3] if inside else 255)
+    boxes = transform.apply_box(np.array([[0, 0, WIDTH, HEIGHT], [5, 6, 7, 9]]))
+    np.testing.assert_array_equal(boxes, [[3, 2, WIDTH + 3, HEIGHT + 2], [8, 8, 10, 11]])
+
+
+def test_expand_by_nothing():
+    image = smooth_picture()
+    np.testing.assert_array_equal(ExpandTransform(0, 0, 0, 0, FILL).apply_image(image), image)
+
+
+def turn(degrees: float, scale: float = 1.0, shift: tuple[float, float] = (0, 0)) -> np.ndarray:
+    """The matrix of a turn about the centre, clockwise as y points down."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    linear = scale * np.array([[cosine, -sine], [sine, cosine]])
+    center = np.array([WIDTH, HEIGHT]) / 2
+    return np.column_stack([linear, center - linear @ center + shift])
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        turn(0),
+        turn(0, shift=(2.5, -3.25)),
+        turn(0, scale=1.3),
+        turn(0, scale=0.7, shift=(3, 1)),
+        turn(7, scale=0.9, shift=(1, 2)),
+        turn(-40),
+        np.array([[1.0, 0.3, -2.0], [-0.2, 1.1, 4.0]]),  # sheared
+    ],
+)
+def test_affine_takes_each_pixel_from_where_it_was(matrix):
+    image, transform = smooth_picture(), AffineTransform(matrix, FILL)
+    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
+    wanted, nearest = np.zeros((HEIGHT, WIDTH, 3)), np.zeros((HEIGHT, WIDTH))
+    unclear = np.zeros((HEIGHT, WIDTH), bool)
+    for row in range(HEIGHT):
+        for column in range(WIDTH):
+            x, y, _ = inverse @ (column + 0.5, row + 0.5, 1)
+            wanted[row, column] = sample_bilinearly(image, x, y, fill=FILL)
+            inside = 0 <= x < WIDTH and 0 <= y < HEIGHT
+            nearest[row, column] = labels()[math.floor(y), math.floor(x)] if inside else 255
+            # OpenCV rounds places to a fraction of a pixel.
+            unclear[row, column] = min(abs(x - round(x)), abs(y - round(y))) < 0.04
+    # Of at most 245 levels between neighbours (at the border) at most 1 / 32 pixel.
+    assert_near(transform.apply_image(image), wanted, 9)
+    assert np.abs(transform.apply_image(image) - wanted).mean() < 1
+    segmentation = transform.apply_segmentation(labels())
+    np.testing.assert_array_equal(segmentation[~unclear], nearest[~unclear])
+    assert unclear.mean() < 0.3 or (matrix[:, :2] == np.eye(2)).all()
+
+
+def test_affine_by_whole_pixels():
+    """5 to the right, 3 up."""
+    image = smooth_picture()
+    moved = AffineTransform(turn(0, shift=(5, -3)), FILL).apply_image(image)
+    np.testing.assert_array_equal(moved[:-3, 5:], image[3:, :-5])
+    assert (moved[-3:] == FILL).all() and (moved[:, :5] == FILL).all()
+
+
+def test_affine_by_a_right_angle():
+    """(x, y) to (24 - y, x): the upper left corner comes to the upper right."""
+    image = smooth_picture()[:, :HEIGHT]
+    transform = AffineTransform(np.array([[0.0, -1, HEIGHT], [1, 0, 0]]), FILL)
+    np.testing.assert_array_equal(transform.apply_image(image), np.rot90(image, -1))
+    square = labels()[:, :HEIGHT]
+    np.testing.assert_array_equal(transform.apply_segmentation(square), np.rot90(square, -1))
+    np.testing.assert_allclose(transform.apply_box(np.array([[2, 3, 10, 8]])), [[16, 2, 21, 10]])
+
+
+def test_box_of_a_turned_box():
+    """A square of side 2 r about the centre, turned by 45 degrees, is 2 sqrt(2) r wide."""
+    transform = AffineTransform(turn(45), FILL)
+    (box,) = transform.apply_box(np.array([[18 - 4, 12 - 4, 18 + 4, 12 + 4]]))
+    reach = 4 * math.sqrt(2)
+    np.testing.assert_allclose(box, [18 - reach, 12 - reach, 18 + reach, 12 + reach])
+    ((polygon),) = transform.apply_polygons([np.array([[18.0, 12.0], [22.0, 16.0], [18.0, 16.0]])])
+    # Along the diagonal to the right and down: now straight down; straight down: to the left of it.
+    side = 4 / math.sqrt(2)
+    np.testing.assert_allclose(polygon, [[18, 12], [18, 12 + reach], [18 - side, 12 + side]])
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        ResizeTransform(HEIGHT, WIDTH, 72, 72),
+        ResizeTransform(HEIGHT, WIDTH, 72, 72, cv2.INTER_CUBIC),
+        ResizeTransform(HEIGHT, WIDTH, 12, 12, cv2.INTER_AREA),
+        ExpandTransform(3, 2, 4, 5, (0, 0, 0)),
+        AffineTransform(turn(30), (0, 0, 0)),
+        AffineTransform(turn(-90, shift=(1.5, 0.25)), (0, 0, 0)),
+        AffineTransform(turn(5, scale=1.2, shift=(-3, 2)), (0, 0, 0)),
+    ],
+)
+@pytest.mark.parametrize("pixel", [(12, 9), (18, 12), (20, 15)])
+def test_a_marked_pixel_goes_where_coordinates_say(transform, pixel):
+    """The bright spot's centre of mass, to a tenth of a pixel."""
+    x, y = pixel
+    image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    image[y, x] = 250
+    moved = transform.apply_image(image)[..., 0].astype(float)
+    rows, columns = np.mgrid[: moved.shape[0], : moved.shape[1]]
+    spot = [(moved * (columns + 0.5)).sum(), (moved * (rows + 0.5)).sum()] / moved.sum()
+    wanted = transform.apply_coords(np.array([[x + 0.5, y + 0.5]]))[0]
+    # Cubic interpolation has negative lobes, which are cut off; areas hide where inside a spot was.
+    place = 0.5 if getattr(transform, "interpolation", None) == cv2.INTER_AREA else 0.1
+    np.testing.assert_allclose(spot, wanted, atol=place)

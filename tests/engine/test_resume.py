@@ -1,0 +1,166 @@
+"""A run can be spread, prefetched, stopped and resumed, and remains the same run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from asff.engine import argument_parser, launch, setup
+from asff.engine.train_step import TrainStep
+from tests.training import read_checkpoint, run_here, write_batches
+
+pytestmark = pytest.mark.usefixtures("one_thread", "clean_loggers")
+
+# Everything that is random about a batch; mixup ends with iteration 7, the last 2 have 64 pixels.
+STREAM = (
+    *("INPUT.TRAIN_SIZES", "[32, 64, 96, 128]", "INPUT.SIZE_PERIOD", "2", "INPUT.FINAL_SIZE", "64"),
+    *("INPUT.FINAL_SIZE_ITERS", "2", "INPUT.MIXUP.PROB", "1.0", "INPUT.MIXUP.MIN_IMAGES", "2"),
+    *("INPUT.MIXUP.OFF_ITERS", "4", "INPUT.COLOR.PROB", "0.5", "INPUT.EXPAND.PROB", "0.5"),
+    *("INPUT.AFFINE.PROB", "0.5", "INPUT.CROP.ENABLED", "True", "INPUT.CROP.TYPE", "min_iou"),
+    *("INPUT.RANDOM_INTERPOLATION", "True", "SOLVER.MAX_ITER", "12"),
+)
+MIXED = 8  # iterations
+
+
+@pytest.fixture(scope="module")
+def batches_of(config, tmp_path_factory):
+    """Write the batches of a job and return those of all its processes together."""
+
+    def batches_of(*options: str, processes: int = 1, start: int = 0) -> list[list]:
+        output = tmp_path_factory.mktemp("batches")
+        args = ["--config-file", str(config), "--num-gpus", str(processes), "--dist-url", "auto"]
+        args = argument_parser().parse_args([*args, *STREAM, *options, "OUTPUT_DIR", str(output)])
+        args.start = start
+        launch(write_batches, setup(args), args)
+        shares = [json.loads(path.read_text()) for path in sorted(output.glob("*.json"))]
+        assert len(shares) == processes
+        return [sum(parts, []) for parts in zip(*shares)]
+
+    return batches_of
+
+
+@pytest.fixture(scope="module")
+def batches(batches_of) -> list[list]:
+    """Those of one process without workers."""
+    return batches_of()
+
+
+def test_two_processes_see_the_same_stream(batches, batches_of):
+    assert batches_of(processes=2) == batches
+
+
+def test_workers_see_the_same_stream(batches, batches_of):
+    assert batches_of("DATALOADER.NUM_WORKERS", "2") == batches
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_resumed_stream_goes_on(batches, batches_of, workers):
+    assert batches_of("DATALOADER.NUM_WORKERS", workers, start=5) == batches[5:]
+
+
+def test_another_seed_is_another_stream(batches, batches_of):
+    other = batches_of("SEED", "2")
+    assert all(a != b for a, b in zip(batches, other))
+
+
+def test_mixup_ends_exactly(batches_of):
+    """With workers that have long begun with later batches."""
+    batches = batches_of("DATALOADER.NUM_WORKERS", "2", "INPUT.CROP.ENABLED", "False")
+    weights = [{weight for *_, weights in batch for weight in weights} for batch in batches]
+    assert all(weights[k] == {1.0} for k in range(MIXED, 12))
+    # Boxes without a partner's would have weight 1.
+    assert all(max(weights[k]) < 1 for k in range(MIXED))
+
+
+def test_all_images_of_a_batch_have_one_size(batches):
+    sizes = [{tuple(size) for _, size, *_ in batch} for batch in batches]
+    assert all(len(batch) == 1 for batch in sizes)
+    assert sizes[0] == sizes[1] == {(3, 128, 128)}  # the largest first
+    assert sizes[10] == sizes[11] == {(3, 64, 64)}
+    for batch in batches:
+        for _, (_, height, width), _, boxes, *_ in batch:
+            assert all(0 <= x1 < x2 <= width for x1, _, x2, _ in boxes)
+            assert all(0 <= y1 < y2 <= height for _, y1, _, y2 in boxes)
+
+
+@pytest.mark.parametrize("seed", ["1", "-1"])
+def test_resumed_training_ends_with_the_same_weights(config, tmp_path, seed):
+    """Resumed with workers, from the checkpoint that a run stopped at iteration 3 leaves."""
+    options = (*STREAM, "SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "3", "SEED", seed)
+    options += ("INPUT.MIXUP.OFF_ITERS", "1", "INPUT.TRAIN_SIZES", "[32, 64]")
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run = run_here("--config-file", config, *options, "OUTPUT_DIR", whole)
+    assert run.code == 0, run.output
+    assert "Starting fresh because --resume is not given" in run.output
+
+    resumed.mkdir()
+    shutil.copy(whole / "model_0000002.pth", resumed)
+    (resumed / "last_checkpoint").write_text("model_0000002.pth")
+    options += ("DATALOADER.NUM_WORKERS", "2", "OUTPUT_DIR", resumed)
+    run = run_here("--config-file", config, "--resume", *options)
+    assert run.code == 0, run.output
+    assert f"Resuming from iteration 3 of {resumed}/model_0000002.pth" in run.output
+
+    expected, found = (read_checkpoint(x / "model_final.pth") for x in (whole, resumed))
+    assert found["trainer"]["seed"] == expected["trainer"]["seed"] >= 0
+    for name, tensor in expected["model"].items():
+        assert torch.equal(found["model"][name], tensor), name
+    assert len(expected["model"]) > 100
+
+
+def test_drawn_seeds_differ(config, tmp_path):
+    options = ("SEED", "-1", "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", tmp_path)
+    runs = [run_here("--config-file", config, *options).output for _ in range(2)]
+    seeds = [re.search(r"Starting fresh because .* \(seed (\d+)\)", run)[1] for run in runs]
+    assert seeds[0] != seeds[1]
+    assert f"though there is {tmp_path}/model_final.pth" in runs[1]
+
+
+def test_resume_keeps_the_seed_of_the_run(config, tmp_path):
+    options = ("--config-file", config, "--resume", "OUTPUT_DIR", tmp_path)
+    run = run_here(*options, "SOLVER.MAX_ITER", "1", "SEED", "5")
+    assert f"Starting fresh because there is no checkpoint in {tmp_path} (seed 5)" in run.output
+    run = run_here(*options, "SOLVER.MAX_ITER", "2", "SEED", "6")
+    assert "Resuming from iteration 1 of" in run.output
+    assert "(seed 5 as before, not SEED 6)" in run.output
+    assert read_checkpoint(tmp_path / "model_final.pth")["trainer"]["seed"] == 5
+
+
+class Noise(nn.Module):
+    """Keeps what a random layer would draw in each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.drawn: list[float] = []
+
+    def forward(self, batch: list) -> dict:
+        self.drawn.append(torch.rand(1).item())
+        return {"loss": self.weight.sum()}
+
+
+def draws(iterations: range, seed: int = 3) -> list[float]:
+    model = Noise()
+    step = TrainStep(model, [[]] * 10, torch.optim.SGD(model.parameters(), 0.1), seed=seed)
+    with EventStorage():
+        for step.iter in iterations:
+            step.run_step()
+    return model.drawn
+
+
+def test_random_layers_repeat_after_a_resume(monkeypatch):
+    torch.manual_seed(0)
+    whole = draws(range(6))
+    assert len(set(whole)) == 6
+    torch.manual_seed(1)
+    assert draws(range(3, 6)) == whole[3:]
+    assert draws(range(6), seed=4)[0] != whole[0]
+    # Each process drops other things.
+    monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda: 1)
+    assert not set(draws(range(6))) & set(whole)
