@@ -18,6 +18,8 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
+from ..data import register_sources
+
 
 def under_torchrun() -> bool:
     """Whether torchrun (or a compatible launcher) started this process."""
@@ -32,11 +34,11 @@ def num_processes(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Where a ValueError says what the user can mend, end this process with its message alone."""
+def user_errors(kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """Where an error says what the user can mend, end this process with its message alone."""
     try:
         yield
-    except ValueError as error:
+    except kind as error:
         if comm.get_rank() or int(os.environ.get("RANK", 0)):
             # Rank 0 has the same to say, and its end takes this process with it: it is said once.
             # Should this rank alone have failed, it speaks after a while.
@@ -82,7 +84,8 @@ def join(main: Callable, cfg: CfgNode, args: argparse.Namespace):
 
 
 def worker(main: Callable, cfg: CfgNode, args: argparse.Namespace, local_size: int):
-    """Run ``main`` in this process, with its share of the machine's cores."""
+    """Run ``main`` in this process, with its datasets and its share of the machine's cores."""
+    register_sources(cfg)  # a spawned process has none of those that setup() registered
     if local_size > 1 and torch.device(cfg.MODEL.DEVICE).type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(max(cores // local_size, 1))

@@ -7,7 +7,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,15 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
 
 from ..config import add_asff_config
-from ..data import check_datasets, check_num_classes
+from ..data import (
+    check_datasets,
+    check_input,
+    check_num_classes,
+    check_same_classes,
+    follow_classes,
+    register_sources,
+    resolve_sources,
+)
 from ..modeling.layers import choose
 from .launch import num_processes
 
@@ -40,6 +48,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     setup_logger(distributed_rank=int(os.getenv("RANK", "0")), name="asff")
     cfg = load_config(args.config_file, args.opts)
+    names = [*cfg.DATASETS.TEST]
+    if not args.eval_only:
+        names = [*(cfg.DATASETS.TRAIN or ()), *names]
+    setup_datasets(cfg, args.config_file, names)
     resolve_device(cfg, args.num_gpus)
     resolve_sync_norm(cfg, num_processes(args))
     check_config(cfg, num_processes(args), eval_only=args.eval_only, resume=args.resume)
@@ -71,6 +83,22 @@ def load_config(config_file: str, opts: list[str] = ()) -> CfgNode:
     except (KeyError, ValueError, AssertionError) as error:
         raise ValueError(f"Command line: {explain(error, cfg)}") from error
     return cfg
+
+
+def setup_datasets(cfg: CfgNode, config_file: str, names: Sequence[str]) -> None:
+    """Make the datasets of DATASETS.CUSTOM known; the model's class count follows the data.
+
+    Args:
+        config_file: where ``cfg`` comes from; its relative paths start there.
+        names: of the datasets that will be used.
+
+    Raises:
+        ValueError: naming the key, its value, and the fix.
+    """
+    resolve_sources(cfg, config_file, names)
+    register_sources(cfg)
+    check_same_classes(names)
+    follow_classes(cfg, names)
 
 
 def explain(error: Exception, cfg: CfgNode) -> str:
@@ -143,7 +171,7 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
     """
     choose(dict(META_ARCH_REGISTRY), cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     choose(dict(BACKBONE_REGISTRY), cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
-    check_sizes(cfg)
+    check_input(cfg)
     check_weights(cfg, eval_only=eval_only, resume=resume)
     datasets = {"DATASETS.TEST": cfg.DATASETS.TEST}
     if not eval_only:
@@ -154,18 +182,6 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
             raise ValueError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
         check_datasets(names, key)
         check_num_classes(cfg, names)
-
-
-def check_sizes(cfg: CfgNode) -> None:
-    """Raise a ValueError where an input size does not fit the strides."""
-    for key in ("TRAIN_SIZE", "TEST_SIZE"):
-        size = cfg.INPUT[key]
-        if size <= 0 or size % 32:
-            below = max(size // 32 * 32, 32)
-            raise ValueError(
-                f"INPUT.{key} is {size}, which is not a positive multiple of 32. "
-                f"Use {below} or {below + 32}."
-            )
 
 
 def check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:

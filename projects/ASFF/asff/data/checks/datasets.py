@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+
+DEFAULT_CLASSES = 80  # Detectron2's default of every class count, and ours: COCO's
 
 
 def check_datasets(names: Sequence[str], key: str) -> None:
@@ -46,6 +49,48 @@ def class_count(cfg: CfgNode) -> tuple[str, int] | None:
     return f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node].NUM_CLASSES
 
 
+def check_same_classes(names: Sequence[str]) -> None:
+    """Check that datasets, as far as their classes are known by now, have the same ones.
+
+    Raises:
+        ValueError: the names of the classes, or their order, differ.
+    """
+    known = list(known_classes(names).items())
+    for name, classes in known[1:]:
+        first, expected = known[0]
+        if classes != expected:
+            raise ValueError(
+                f"The dataset '{first}' has the classes {', '.join(expected)}, but '{name}' has "
+                f"{', '.join(classes)}. Datasets that are used together need the same names in the "
+                f"same order: in DATASETS.CUSTOM, give '{name}' the key classes: "
+                f"[{', '.join(expected)}] (a COCO file has the order of its category ids)."
+            )
+
+
+def follow_classes(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Set the model's class count, where it is the default, to that of the datasets."""
+    model, known = class_count(cfg), known_classes(names)
+    if model is None or not known:
+        return
+    key, count = model
+    name, classes = next(iter(known.items()))
+    if count == DEFAULT_CLASSES != len(classes):
+        cfg.merge_from_list([key, len(classes)])
+        logging.getLogger("asff").info(
+            f"{key}: {len(classes)}, as {name} has ({shorten(classes)})."
+        )
+
+
+def known_classes(names: Sequence[str]) -> dict[str, list[str]]:
+    """Class names by dataset; some datasets have them only once they are loaded."""
+    classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
+    return {name: list(value) for name, value in classes.items() if value is not None}
+
+
+def shorten(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+
+
 def check_num_classes(cfg: CfgNode, names: Sequence[str]) -> None:
     """Check the model's class count against the datasets whose classes are known by now.
 
@@ -56,11 +101,9 @@ def check_num_classes(cfg: CfgNode, names: Sequence[str]) -> None:
     if known is None:
         return
     key, count = known
-    for name in names:
-        classes = MetadataCatalog.get(name).get("thing_classes")
-        if classes is not None and len(classes) != count:
-            shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    for name, classes in known_classes(names).items():
+        if len(classes) != count:
             raise ValueError(
-                f"{key} is {count}, but the dataset '{name}' has {len(classes)} classes ({shown}). "
-                f"Set {key} to {len(classes)}."
+                f"{key} is {count}, but the dataset '{name}' has {len(classes)} classes "
+                f"({shorten(classes)}). Set {key} to {len(classes)}."
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from asff.data import check_datasets, check_num_classes
+from asff.data import check_datasets, check_num_classes, check_same_classes, follow_classes
 from asff.data.builtin import register_builtin_datasets
 from asff.data.checks import class_count
 from asff.data.shapes import CLASS_NAMES
@@ -104,6 +106,53 @@ def test_different_class_counts_are_refused(register):
     key = "MODEL.YOLOV3.NUM_CLASSES"
     for part in (f"{key} is 2", "'three' has 3 classes (cat, dog, cow)", f"Set {key} to 3."):
         assert part in message
+
+
+def test_datasets_must_have_the_same_classes(register):
+    register("two", "a", "b", thing_classes=["cat", "dog"])
+    register("unread", "a", "b")
+    register("same", "a", "b", thing_classes=("cat", "dog"))
+    check_same_classes(["two", "unread", "same"])
+    check_same_classes([])
+    register("turned", "a", "b", thing_classes=["dog", "cat"])
+    with pytest.raises(ValueError) as error:
+        check_same_classes(["unread", "two", "same", "turned"])
+    for part in ("'two' has the classes cat, dog", "'turned' has dog, cat", "classes: [cat, dog]"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key"),
+    [
+        ("YOLOv3", "MODEL.YOLOV3.NUM_CLASSES"),
+        ("RetinaNet", "MODEL.RETINANET.NUM_CLASSES"),
+        ("GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES"),
+    ],
+)
+def test_default_class_count_follows_the_data(register, caplog, architecture, key):
+    caplog.set_level(logging.INFO, "asff")
+    register("unread", "a", "b")
+    register("two", "a", "b", thing_classes=["cat", "dog"])
+    cfg = detector_cfg("MODEL.META_ARCHITECTURE", architecture)
+    follow_classes(cfg, ["unread"])
+    assert class_count(cfg) == (key, 80)
+    follow_classes(cfg, ["unread", "two"])
+    assert class_count(cfg) == (key, 2)
+    assert caplog.messages == [f"{key}: 2, as two has (cat, dog)."]
+
+
+def test_stated_class_count_stays(register, caplog):
+    """It is checked later; and 80 classes are no news."""
+    caplog.set_level(logging.INFO, "asff")
+    register("two", "a", "b", thing_classes=["cat", "dog"])
+    cfg = detector_cfg("MODEL.YOLOV3.NUM_CLASSES", 3)
+    follow_classes(cfg, ["two"])
+    assert cfg.MODEL.YOLOV3.NUM_CLASSES == 3
+    cfg = detector_cfg()
+    follow_classes(cfg, ["coco_2017_val"])
+    assert cfg.MODEL.YOLOV3.NUM_CLASSES == 80
+    follow_classes(detector_cfg("MODEL.META_ARCHITECTURE", "SomethingElse"), ["two"])
+    assert not caplog.messages
 
 
 def test_long_lists_of_classes_are_cut():
