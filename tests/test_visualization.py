@@ -1,0 +1,168 @@
+"""Pictures of training samples and of detections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import Metadata
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
+
+from asff.visualization import draw_detections, draw_samples
+from asff.visualization.samples import COLORS, GAP, Overlay
+from tests.helpers import make_instances
+
+NAMES = ["cell", "dust"]
+SIDE = 480  # large enough not to be enlarged
+
+
+def make_sample(*boxes: list[float], color=(255, 255, 255), side: int = SIDE, **fields) -> dict:
+    """A sample of one colour, with boxes of the first class, or of those given."""
+    image = torch.tensor(color, dtype=torch.uint8)[:, None, None].expand(3, side, side)
+    classes = fields.pop("classes", [0] * len(boxes))
+    return {
+        "image": image,
+        "instances": make_instances(boxes, classes, image_size=(side, side), **fields),
+    }
+
+
+def test_samples_lie_in_rows():
+    grey = [make_sample(color=(i, i, i)) for i in range(5)]
+    picture = draw_samples(grey, NAMES, columns=3)
+    assert picture.shape == (2 * SIDE + GAP, 3 * SIDE + 2 * GAP, 3) and picture.dtype == np.uint8
+    for i in range(5):
+        top, left = i // 3 * (SIDE + GAP), i % 3 * (SIDE + GAP)
+        assert (picture[top : top + SIDE, left : left + SIDE] == i).all()
+    assert (picture[SIDE + GAP :, 2 * (SIDE + GAP) :] == 255).all()
+    assert (picture[SIDE : SIDE + GAP] == 255).all() and (
+        picture[:, SIDE : SIDE + GAP] == 255
+    ).all()
+
+
+def test_few_samples_take_no_more_room_than_they_need():
+    assert draw_samples([make_sample()] * 2, NAMES, columns=4).shape == (SIDE, 2 * SIDE + GAP, 3)
+
+
+def test_samples_of_different_shapes():
+    wide = {"image": torch.zeros(3, 300, 500, dtype=torch.uint8)}
+    high = {"image": torch.zeros(3, 500, 300, dtype=torch.uint8)}
+    picture = draw_samples([wide, high], NAMES)
+    assert picture.shape == (500, 1000 + GAP, 3)
+    assert (picture[:300, :500] == 0).all() and (picture[300:, :500] == 255).all()
+
+
+def test_channels_in_any_order():
+    sample = make_sample(color=(200, 100, 50))
+    assert draw_samples([sample], NAMES)[0, 0].tolist() == [200, 100, 50]
+    assert draw_samples([sample], NAMES, image_format="BGR")[0, 0].tolist() == [50, 100, 200]
+
+
+def test_small_samples_are_enlarged_with_their_boxes():
+    picture = draw_samples([make_sample([10, 20, 40, 50], side=96)], NAMES)
+    assert picture.shape == (5 * 96, 5 * 96, 3)
+    for x, y in ((50, 175), (200, 175), (125, 250)):  # left, right and lower border
+        assert tuple(picture[y, x]) == COLORS[0]
+    assert tuple(picture[175, 125]) == (255, 255, 255)
+
+
+def test_classes_have_colors():
+    boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
+    picture = draw_samples([make_sample(*boxes, classes=[1, 0])], NAMES)
+    assert tuple(picture[100, 50]) == COLORS[1] and tuple(picture[300, 250]) == COLORS[0]
+
+
+def test_more_classes_than_colors():
+    names = [f"class {i}" for i in range(len(COLORS) + 1)]
+    sample = make_sample([50, 50, 150, 150], classes=[len(COLORS)])
+    assert tuple(draw_samples([sample], names)[100, 50]) == COLORS[0]
+
+
+def test_boxes_of_low_weight_are_faint():
+    boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
+    picture = draw_samples([make_sample(*boxes, weights=[1.0, 0.2])], NAMES)
+    assert tuple(picture[100, 50]) == COLORS[0]
+    share = (80 + 0.2 * 175) / 255
+    faint = share * np.array(COLORS[0]) + (1 - share) * 255
+    assert picture[300, 250] == pytest.approx(faint, abs=1.5)
+
+
+def test_the_strong_lie_on_the_faint():
+    box = [50, 50, 150, 150]
+    for weights in ([1.0, 0.2], [0.2, 1.0]):
+        sample = make_sample(box, box, classes=[0, 1], weights=weights)
+        assert tuple(draw_samples([sample], NAMES)[100, 50]) == COLORS[weights.index(1.0)]
+
+
+@pytest.fixture
+def texts(monkeypatch) -> list[str]:
+    """All that is written."""
+    written: list[str] = []
+    draw_label = Overlay.draw_label
+
+    def record(self, text, *args):
+        written.append(text)
+        draw_label(self, text, *args)
+
+    monkeypatch.setattr(Overlay, "draw_label", record)
+    return written
+
+
+def test_labels_say_class_and_weight(texts):
+    boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
+    draw_samples([make_sample(*boxes, classes=[1, 0], weights=[0.254, 0.746])], NAMES)
+    assert texts == ["cell 0.75", "dust 0.25"]
+
+
+def test_unmixed_samples_have_no_weights_to_say(texts):
+    boxes = [[50, 50, 150, 150]]
+    draw_samples([make_sample(*boxes), make_sample(*boxes, weights=[1.0])], NAMES)
+    assert texts == ["cell", "cell"]
+
+
+def test_labels_keep_clear_of_each_other_and_stay_inside():
+    overlay = Overlay((200, 200))
+    for box in ([60, 60, 140, 140],) * 8 + ([-5, -5, 30, 30], [180, 190, 210, 210]):
+        overlay.draw_label("cell", box, COLORS[0], 1.0)
+    places = np.array(overlay.labels)
+    assert (places >= 0).all() and (places < 200).all()
+    for i, (x1, y1, x2, y2) in enumerate(places):
+        for other in np.delete(places, i, axis=0):
+            assert x1 >= other[2] or x2 <= other[0] or y1 >= other[3] or y2 <= other[1]
+
+
+def test_crowded_labels_are_drawn_all_the_same():
+    overlay = Overlay((60, 40))
+    for _ in range(20):
+        overlay.draw_label("cell", [10, 10, 50, 30], COLORS[0], 1.0)
+    assert len(overlay.labels) == 20
+
+
+def test_samples_without_boxes():
+    white = make_sample()
+    assert (draw_samples([white, {"image": white["image"]}], NAMES) == 255).all()
+
+
+def test_no_samples():
+    with pytest.raises(ValueError, match="There are no samples to draw"):
+        draw_samples([], NAMES)
+
+
+@pytest.mark.parametrize("scores", [[], [0.9], [0.9, 0.1]])
+def test_detections_beside_the_truth(tmp_path: Path, scores):
+    path = tmp_path / "grey.png"
+    Image.new("RGB", (60, 40), (128, 128, 128)).save(path)
+    truth = {"bbox": [5, 5, 20, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    record = {"file_name": str(path), "width": 60, "height": 40, "annotations": [truth]}
+    instances = Instances((40, 60))
+    instances.pred_boxes = Boxes(torch.tensor([[30.0, 10.0, 50.0, 30.0]] * len(scores)).view(-1, 4))
+    instances.scores = torch.tensor(scores)
+    instances.pred_classes = torch.zeros(len(scores), dtype=torch.int64)
+    metadata = Metadata(thing_classes=NAMES)
+    picture = draw_detections(record, instances, metadata)
+    assert picture.shape == (80, 240, 3) and picture.dtype == np.uint8
+    left, right = picture[:, :120], picture[:, 120:]
+    assert (left != 128).any()
+    assert (right != 128).any() == bool(scores)

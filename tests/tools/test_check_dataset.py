@@ -1,0 +1,327 @@
+"""The check of datasets as users run it: what it prints, writes, and exits with."""
+
+from __future__ import annotations
+
+import io
+import json
+import runpy
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.training import (
+    CLASSES,
+    EMPTY,
+    FLAT,
+    ROOT,
+    Run,
+    one_thread,
+    register_datasets,
+    reset_loggers,
+)
+
+BCCD = ROOT.parent / "shared" / "data" / "bccd"
+
+
+def check(*options: object) -> Run:
+    """``python tools/check_dataset.py OPTIONS`` in this process."""
+    printed, code = io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["check_dataset.py", *map(str, options)])
+        patch.syspath_prepend(ROOT / "tools")  # as python does
+        try:
+            with one_thread(), redirect_stdout(printed), redirect_stderr(printed):
+                runpy.run_path(str(ROOT / "tools" / "check_dataset.py"), run_name="__main__")
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+            if isinstance(error.code, str):
+                printed.write(error.code)
+        finally:
+            reset_loggers()
+    return Run(code, printed.getvalue())
+
+
+@pytest.fixture
+def own(tmp_path: Path, config: Path) -> Path:
+    """A config with a COCO dataset of its own, ``own``; beside it train.json and images/."""
+    (tmp_path / "images").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    content: dict = {"info": {"year": 2020}, "images": [], "annotations": []}
+    content["categories"] = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
+    for i in range(3):
+        assert cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), noise)
+        content["images"].append({"id": i, "file_name": f"{i}.png", "width": 60, "height": 40})
+        box = {"id": i + 1, "image_id": i, "category_id": i + 1, "bbox": [10, 10, 20, 10]}
+        content["annotations"].append({**box, "area": 200, "iscrowd": 0})
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        f'_BASE_: "{config}"\n'
+        "DATASETS:\n"
+        "  CUSTOM:\n"
+        '    - {name: "own", format: "coco", annotations: "train.json", images: "images"}\n'
+        '  TRAIN: ("own",)\n'
+        "  TEST: ()\n"
+    )
+    return path
+
+
+def edit(path: Path, **changes: object) -> None:
+    """Change the first annotation of a COCO file."""
+    content = json.loads(path.read_text())
+    content["annotations"][0].update(changes)
+    path.write_text(json.dumps(content))
+
+
+def rows(run: Run) -> list[list[str]]:
+    """The words of each line."""
+    return [line.split() for line in run.output.splitlines()]
+
+
+def test_all_datasets_of_a_config(config):
+    run = check("--config-file", config)
+    assert run.code == 1
+    for title in ("shapes_train: 12 images, 17 annotations, 4 classes", "shapes_val: 7 images, "):
+        assert title in run.output
+    # tests/training.py writes one box without area, and one image without boxes.
+    errors = [line for line in run.output.splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and "boxes without area" in errors[0]
+    assert f"train_{FLAT}.png: annotation " in errors[0] and ", box [10, 10, 0, 20]" in errors[0]
+    notes = [line for line in run.output.splitlines() if line.startswith("note")]
+    assert f"train_{EMPTY}.png (image {EMPTY + 1})" in notes[0]
+    last = run.output.splitlines()[-1]
+    assert last.startswith("Errors: shapes_train 1. ") and "--dataset shapes_train --fix" in last
+
+
+def test_faultless_dataset(own):
+    run = check("--config-file", own, "--dataset", "own")
+    assert run.code == 0
+    assert "Nothing is wrong." not in run.output  # a class has no objects
+    assert [row for row in rows(run) if row[:1] == ["note"]] == [
+        ["note", "classes", "without", "objects", "1", CLASSES[3], "(category", "4)"]
+    ]
+    assert (
+        run.output.splitlines()[-1] == f"No errors. Next: python train_net.py --config-file {own}"
+    )
+
+
+def test_statistics(own):
+    run = check("--config-file", own)
+    table = {tuple(row[: len(row) // 2 + 1]): row for row in rows(run) if row}
+    assert "Image sizes: all 60 x 40 pixels." in run.output
+    assert "Boxes per image: 1 to 1, median 1, mean 1.0." in run.output
+    for name, count in zip(CLASSES, (1, 1, 1, 0)):
+        row = next(row for row in table.values() if row[0] == name)
+        assert row[1:3] == [str(count)] * 2 and row[3] == ("33.3" if count else "0.0")
+    full = "█" * 30
+    assert ["under", "32", "small", "3", "100.0", full] in rows(run)
+    assert ["32", "to", "96", "medium", "0", "0.0"] in rows(run)
+    # 20 x 10 of 60 x 40 pixels are 21.3 x 16 of 64 x 64: the side of such a square is 18.5.
+    assert ["16", "to", "32", "3", "100.0", full] in rows(run)
+    # The nearest anchor is 16 x 30, by intersection 16 x 16 and union 341.3 + 480 - 256.
+    assert ["res3", "10x13,", "16x30,", "33x23", "3", "100.0", full] in rows(run)
+    iou = 256 / (64 / 3 * 16 + 480 - 256)
+    other = 64 / 3 * 16 / (33 * 23)  # inside 33 x 23
+    assert f"mean best IoU {max(iou, other):.3f}; 100.0% of the boxes under 0.5." in run.output
+
+
+def test_the_fit_of_anchors_needs_anchors(own):
+    run = check("--config-file", own, "MODEL.META_ARCHITECTURE", "RetinaNet", "INPUT.SQUARE", False)
+    assert run.code == 0 and "Fit of the anchors" not in run.output
+
+
+def test_images_of_several_sizes(own):
+    path = own.parent / "train.json"
+    Image.new("RGB", (30, 80)).save(own.parent / "images" / "2.png")
+    content = json.loads(path.read_text())
+    content["images"][2].update(width=30, height=80)
+    path.write_text(json.dumps(content))
+    run = check("--config-file", own)
+    assert run.code == 0
+    assert "30 to 60 pixels wide, 40 to 80 high; 67% have 60 x 40." in run.output
+
+
+def test_without_boxes(own):
+    path = own.parent / "train.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    run = check("--config-file", own)
+    assert run.code == 0 and "There are no boxes to train on." in run.output
+
+
+def test_quick_does_not_open_images(own):
+    (own.parent / "images" / "0.png").write_text("no image")
+    assert "images whose file cannot be read" in check("--config-file", own).output
+    run = check("--config-file", own, "--quick")
+    assert run.code == 0 and "No errors (images were not opened)." in run.output
+
+
+def test_datasets_with_images_in_common(own):
+    text = own.read_text().replace('("own",)', '("own", "twin")')
+    twin = '    - {name: "twin", format: "coco", annotations: "train.json", images: "images"}\n'
+    own.write_text(text.replace("  TRAIN:", f"{twin}  TRAIN:").replace("()", '("own",)'))
+    run = check("--config-file", own)
+    assert run.code == 0
+    assert "Warning: own is in DATASETS.TRAIN and in DATASETS.TEST." in run.output
+    image = (own.parent / "images" / "0.png").resolve()
+    assert f"Warning: own and twin have 3 image files in common: {image}, " in run.output
+
+
+def test_fixed_copy(own):
+    """The YAML that is printed makes a config that is without errors."""
+    source, fixed = own.parent / "train.json", own.parent / "fixed.json"
+    edit(source, bbox=[50, 30, 20, 20], area=400)
+    content = json.loads(source.read_text())
+    content["annotations"][1]["bbox"] = [1, 1, 0, 0]
+    source.write_text(json.dumps(content))
+    before = source.read_bytes()
+    run = check("--config-file", own, "--fix", fixed)
+    assert run.code == 1
+    for change in (
+        "dropped boxes without area: 1",
+        "clipped boxes that reach beyond their image: 1",
+    ):
+        assert f"  {change}\n" in run.output
+    assert run.output.splitlines()[-1] == f"Errors: own 1. Use {fixed} instead, as shown above."
+    assert source.read_bytes() == before
+    content["annotations"][0].update(bbox=[50, 30, 10, 10], area=100)
+    del content["annotations"][1]
+    assert json.loads(fixed.read_text()) == content
+
+    snippet = run.output[run.output.index("DATASETS:\n") :].split("\n\n")[0]
+    again = own.parent / "again.yaml"
+    again.write_text(f'_BASE_: "{own}"\n{snippet}\n')
+    run = check("--config-file", again)
+    assert run.code == 0 and "own_fixed: 3 images, 2 annotations" in run.output
+    assert not [row for row in rows(run) if row and row[0] in ("error", "warning")]
+
+
+def test_fixed_copy_of_another_format(own):
+    """A VOC dataset becomes one in COCO's format."""
+    voc = own.parent / "voc"
+    voc.mkdir()
+    names = [*CLASSES, CLASSES[0]]  # of one object in each image
+    for i, name in enumerate(names):
+        box = "<xmin>51</xmin><ymin>31</ymin><xmax>70</xmax><ymax>40</ymax>"
+        (voc / f"{i}.xml").write_text(
+            "<annotation><size><width>60</width><height>40</height></size>"
+            f"<object><name>{name}</name><bndbox>{box}</bndbox></object></annotation>"
+        )
+        Image.new("RGB", (60, 40)).save(voc / f"{i}.png")
+    (voc / "4.png").unlink()
+    own.write_text(
+        own.read_text().replace(
+            '"coco", annotations: "train.json", images: "images"', '"voc", root: "voc"'
+        )
+    )
+    fixed = own.parent / "fixed.json"
+    run = check("--config-file", own, "--fix", fixed)
+    assert run.code == 1
+    for change in (
+        "dropped images whose file does not exist: 1",
+        "dropped annotations of dropped images: 1",
+        "clipped boxes that reach beyond their image: 4",
+    ):
+        assert f"  {change}\n" in run.output
+    content = json.loads(fixed.read_text())
+    assert [Path(x["file_name"]).name for x in content["images"]] == [f"{i}.png" for i in range(4)]
+    assert [x["bbox"] for x in content["annotations"]] == [[50, 30, 10, 10]] * 4
+    snippet = run.output[run.output.index("DATASETS:\n") :].split("\n\n")[0]
+    again = own.parent / "again.yaml"
+    again.write_text(f'_BASE_: "{own}"\n{snippet}\n')
+    assert f'images: "{voc}"' in snippet
+    assert check("--config-file", again).code == 0
+
+
+def test_nothing_to_fix(own):
+    run = check("--config-file", own, "--fix", own.parent / "fixed.json")
+    assert run.code == 0 and "nothing had to be changed" in run.output
+    fixed, source = (json.loads((own.parent / x).read_text()) for x in ("fixed.json", "train.json"))
+    assert fixed == source
+
+
+def test_picture(own):
+    picture = own.parent / "samples.jpg"
+    run = check("--config-file", own, "--picture", picture)
+    assert run.code == 0 and str(picture) in run.output
+    # Four samples of 64 pixels, eight times as large.
+    assert Image.open(picture).size == (4 * 512 + 3 * 8, 512)  # a batch of 4
+
+
+def test_picture_beside_the_check_of_one_dataset(own, config):
+    """It shows what is trained on, whichever dataset is checked."""
+    picture = own.parent / "samples.png"
+    run = check("--config-file", own, "--dataset", "shapes_val", "--picture", picture)
+    assert run.code == 0 and Image.open(picture).size[0] > 1000
+    (own.parent / "train.json").unlink()
+    run = check("--config-file", own, "--dataset", "shapes_val", "--picture", picture)
+    assert run.code == 1 and "Traceback" not in run.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fix", "train.json"], "--fix train.json: the file exists, and is not overwritten"),
+        (["--fix", "gone/out.json"], "--fix gone/out.json: there is no folder gone"),
+        (["--fix", "out.json", "--quick"], "--fix has to open the images: leave --quick out"),
+        (["--picture", "gone/out.jpg"], "--picture gone/out.jpg: there is no folder gone"),
+        (["--picture", "out.txt"], "--picture out.txt: name a file with the suffix .jpg"),
+    ],
+)
+def test_wrong_usage(own, monkeypatch, options, message):
+    monkeypatch.chdir(own.parent)
+    run = check("--config-file", own, *options)
+    assert run.code == 2 and message in run.output
+    assert not Path("out.json").exists()
+
+
+def test_one_dataset_is_fixed_at_a_time(config, tmp_path):
+    run = check("--config-file", config, "--fix", tmp_path / "out.json")
+    assert run.code == 1
+    assert (
+        "--fix takes one dataset of shapes_train, shapes_val: choose it by --dataset." in run.output
+    )
+
+
+def test_unknown_dataset(config):
+    run = check("--config-file", config, "--dataset", "shapes_trian")
+    assert run.code == 1
+    assert "error: --dataset names the dataset 'shapes_trian', which is not" in run.output
+
+
+def test_no_dataset(config):
+    run = check("--config-file", config, "DATASETS.TRAIN", "()", "DATASETS.TEST", "()")
+    assert run.code == 1 and "are empty: name one by --dataset" in run.output
+
+
+def test_malformed_file(own):
+    (own.parent / "train.json").write_text("{}")
+    run = check("--config-file", own)
+    assert run.code == 1 and "Traceback" not in run.output
+    assert f"{own.parent / 'train.json'} is not in COCO's format: it has no list" in run.output
+
+
+def test_overrides_may_follow_options(config):
+    run = check("--config-file", config, "--quick", "INPUT.TEST_SIZE", "x")
+    assert run.code == 1 and "INPUT.TEST_SIZE is" in run.output
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason=f"there is no {BCCD}")
+def test_blood_cells(datasets):
+    """The two boxes without area are all there is to find."""
+    try:
+        register_datasets(BCCD.parent)
+        bccd = ROOT / "configs" / "bccd" / "yolov3_mobilenetv2_asff.yaml"
+        run = check("--config-file", bccd, *("--dataset", "bccd_train", "--dataset", "bccd_val"))
+        found = [row for row in rows(run) if row and row[0] in ("error", "warning", "note")]
+    finally:
+        register_datasets(datasets)
+    assert run.code == 1
+    assert [row[:8] for row in found] == [
+        ["error", "boxes", "without", "area", "1", f"BloodImage_{image}.jpg:", "annotation", box]
+        for image, box in (("00343", "2288,"), ("00338", "887,"))
+    ]
