@@ -26,7 +26,12 @@ def make_stream(num_images: int = 50, batch_size: int = 8, *, factors=None, **op
     mixup = Mixup(options.get("prob", 1.0), options.get("alpha", 1.5), options.get("end", NEVER))
     factors = np.ones(num_images) if factors is None else np.array(factors, float)
     return TrainingStream(
-        factors, batch_size=batch_size, seed=options.get("seed", 7), sizes=sizes, mixup=mixup
+        factors,
+        batch_size=batch_size,
+        seed=options.get("seed", 7),
+        sizes=sizes,
+        mixup=mixup,
+        groups=options.get("groups"),
     )
 
 
@@ -103,6 +108,33 @@ def test_total_of_factors_is_rounded():
     assert epoch_length(np.array([1.0, 1.7])) == 3
     stream = make_stream(2, 2, factors=[1.0, 1.7])
     assert {len(stream.order(e)) for e in range(50)} == {3}
+
+
+@pytest.mark.parametrize("batch_size", [4, 7])
+def test_groups_share_batches(batch_size):
+    """60 wide and 43 high images: at most the two batches at each border of epochs are mixed."""
+    groups = np.random.default_rng(0).permutation([0] * 60 + [1] * 43)
+    plain = make_stream(103, batch_size)
+    stream = make_stream(103, batch_size, groups=groups)
+    epochs = 20
+    batches = [stream.indices(k) for k in range(epochs * 103 // batch_size)]
+    mixed = sum(len(set(groups[batch])) > 1 for batch in batches)
+    assert (
+        mixed
+        <= 3 * epochs
+        < sum(len(set(groups[plain.indices(k)])) > 1 for k in range(len(batches)))
+    )
+    for epoch in range(epochs):
+        assert sorted(stream.order(epoch)) == list(range(103))
+    # Which group comes when is left to chance.
+    first = [groups[stream.order(epoch)[50]] for epoch in range(epochs)]
+    assert set(first) == {0, 1}
+
+
+def test_small_groups_are_mixed():
+    stream = make_stream(5, 8, groups=np.array([0, 0, 0, 1, 1]))
+    seen = [sample.index for k in range(10) for sample in stream(k)]
+    assert np.bincount(seen).tolist() == [16] * 5
 
 
 def test_first_size_is_the_largest_and_sizes_last_ten_iterations():
@@ -186,6 +218,18 @@ def test_phases_of_the_config():
     stream = build_stream(cfg, records(100), seed=1)
     assert [stream(k)[0].partner >= 0 for k in (74, 75)] == [True, False]
     assert [stream.size(k) for k in (89, 90)] == [32, 64]
+
+
+def test_wide_images_share_batches_where_they_keep_their_shape():
+    wide = [{"width": 2 + i % 2, "height": 2, "annotations": []} for i in range(40)]
+    cfg = config("INPUT.SQUARE", False)
+    stream = build_stream(cfg, wide, seed=1)
+    # 20 of each: two batches of 8 each, and one of the 4 that are left of both.
+    kinds = [{index % 2 for index in stream.indices(k)} for k in range(5)]
+    assert sorted(map(len, kinds)) == [1, 1, 1, 1, 2]
+    off = config("INPUT.SQUARE", False, "DATALOADER.ASPECT_RATIO_GROUPING", False)
+    assert build_stream(off, wide, seed=1).groups is None
+    assert build_stream(config(), wide, seed=1).groups is None
 
 
 def test_mixup_needs_enough_images(caplog):

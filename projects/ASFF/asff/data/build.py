@@ -148,7 +148,12 @@ def build_stream(cfg: CfgNode, records: list[dict], seed: int) -> TrainingStream
         )
         mixup = replace(mixup, prob=0.0)
     stream = TrainingStream(
-        factors, batch_size=cfg.SOLVER.IMS_PER_BATCH, seed=seed, sizes=sizes, mixup=mixup
+        factors,
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        seed=seed,
+        sizes=sizes,
+        mixup=mixup,
+        groups=aspect_groups(cfg, records),
     )
     parts = [f"{len(records)} images, {per_epoch:.1f} iterations an epoch"]
     if options.SQUARE:
@@ -158,6 +163,13 @@ def build_stream(cfg: CfgNode, records: list[dict], seed: int) -> TrainingStream
         parts.append(f"mixup up to iteration {mixup.end}" if mixup.prob else "no mixup")
     logger.info(f"Training stream: {'; '.join(parts)}.")
     return stream
+
+
+def aspect_groups(cfg: CfgNode, records: list[dict]) -> np.ndarray | None:
+    """Which images are wide: padded to one size, they should share batches. Squares need not."""
+    if cfg.INPUT.SQUARE or not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        return None
+    return np.array([record["width"] > record["height"] for record in records], int)
 
 
 def load_training_dicts(cfg: CfgNode) -> list[dict]:

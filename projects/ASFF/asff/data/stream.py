@@ -65,6 +65,8 @@ class TrainingStream:
         batch_size: of all processes together.
         seed: not negative.
         sizes, mixup: see there.
+        groups: (images,), numbers of groups to keep together: all images of a batch are of one,
+            but for a batch or two an epoch.
     """
 
     def __init__(
@@ -75,11 +77,13 @@ class TrainingStream:
         seed: int,
         sizes: Sizes,
         mixup: Mixup,
+        groups: np.ndarray | None = None,
     ):
         self.batch_size = batch_size
         self.seed = seed
         self.sizes = sizes
         self.mixup = mixup
+        self.groups = groups
         self.num_images = len(repeat_factors)
         self.epoch_length = epoch_length(repeat_factors)
         self.repeat_factors = repeat_factors * (self.epoch_length / repeat_factors.sum())
@@ -142,8 +146,37 @@ class TrainingStream:
             ends = np.cumsum(self.repeat_factors[images])
             places = np.arange(self.epoch_length) + generator.random()
             copies = images[np.searchsorted(ends, places, side="right").clip(max=len(images) - 1)]
-            self._orders[epoch] = generator.permutation(copies)
+            order = generator.permutation(copies)
+            if self.groups is not None:
+                start = epoch * self.epoch_length % self.batch_size
+                order = group_batches(order, self.groups[order], self.batch_size, start, generator)
+            self._orders[epoch] = order
         return self._orders[epoch]
+
+
+def group_batches(
+    images: np.ndarray,
+    groups: np.ndarray,
+    batch_size: int,
+    start: int,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Order images so that those of a batch are of one group; what is left over is mixed.
+
+    Args:
+        images, groups: (M,), in random order, and the group of each.
+        start: place in its batch at which the first image stands.
+    """
+    parts = [images[groups == group] for group in np.unique(groups)]
+    wholes = [len(part) // batch_size * batch_size for part in parts]
+    batches = np.concatenate([part[:n].reshape(-1, batch_size) for part, n in zip(parts, wholes)])
+    batches = generator.permutation(batches)
+    rest = generator.permutation(np.concatenate([part[n:] for part, n in zip(parts, wholes)]))
+    # The rest first completes the batch that the last epoch began.
+    head = -start % batch_size
+    if len(rest) < head and len(batches):
+        rest, batches = np.concatenate([rest, batches[-1]]), batches[:-1]
+    return np.concatenate([rest[:head], batches.ravel(), rest[head:]])
 
 
 def epoch_length(repeat_factors: np.ndarray) -> int:
