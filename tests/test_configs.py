@@ -11,7 +11,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
-from asff.data import check_num_classes
+from asff.data import check_num_classes, follow_classes
 from asff.engine import Trainer
 from asff.engine.setup import load_config, resolve_sync_norm
 from asff.engine.train_step import TrainStep
@@ -104,6 +104,7 @@ def test_fits_its_datasets(path):
     cfg = load(path)
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     assert cfg.DATASETS.TRAIN and cfg.DATASETS.TEST
+    follow_classes(cfg, datasets)
     check_num_classes(cfg, datasets)
 
 

@@ -1,7 +1,12 @@
 #!/usr/bin/env python
-"""How long a training step takes on this machine: forward, backward and update, on random images.
+"""How fast training is on this machine, and what its data takes of the memory.
 
-python tools/benchmark.py step --config-file FILE --images 4 --size 320
+    python tools/benchmark.py step --config-file FILE --images 4 --size 320 [KEY VALUE ...]
+    python tools/benchmark.py data --config-file FILE [--size 608] [--workers 2] [KEY VALUE ...]
+    python tools/benchmark.py memory [--images 1000000] [--workers 2]
+
+step: forward, backward and update, on random images. data: read, mix, augment and resize generated
+photographs. memory: what data workers hold of a large dataset. None of them needs a dataset.
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 # First, for it says what is not installed.
 from asff.data.checks import class_count
@@ -17,6 +23,8 @@ from asff.engine.setup import load_config, resolve_device, resolve_sync_norm
 
 # isort: split
 import torch
+from benchmark_data import report_data
+from benchmark_memory import report_memory
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from tqdm import trange
@@ -63,25 +71,64 @@ def synchronize(cfg: CfgNode) -> None:
         torch.cuda.synchronize()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["step"])
-    parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--size", type=int, default=320, help="pixels, divisible by 32")
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
-    args = parser.parse_args()
-    with user_errors():
-        cfg = load_config(args.config_file, args.opts)
-        resolve_device(cfg, num_gpus=1)
-        resolve_sync_norm(cfg, world_size=1)
-        seconds = time_steps(cfg, args.images, args.size, args.repeats)
+def report_steps(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config_file, args.opts)
+    resolve_device(cfg, num_gpus=1)
+    resolve_sync_norm(cfg, world_size=1)
+    seconds = time_steps(cfg, args.images, args.size, args.repeats)
     print(
         f"{args.config_file}, {args.images} images of {args.size} pixels, {cfg.MODEL.DEVICE}, "
         f"{torch.get_num_threads()} threads: one step takes {min(seconds):.3f} s at best, "
         f"{statistics.median(seconds):.3f} s in the median of {args.repeats}."
     )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Reads a whole number of the command line."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
+        return int(text)
+
+    return read
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    step = commands.add_parser("step", help="time of a training step")
+    step.set_defaults(report=report_steps)
+    step.add_argument("--images", type=at_least(1), default=4)
+    step.add_argument("--size", type=at_least(1), default=320, help="pixels, divisible by 32")
+    step.add_argument("--repeats", type=at_least(1), default=10)
+
+    data = commands.add_parser("data", help="training samples a second, and where the time goes")
+    data.set_defaults(report=report_data)
+    data.add_argument("--size", type=at_least(1), default=608, help="pixels, divisible by 32")
+    data.add_argument("--samples", type=at_least(1), default=400)
+    data.add_argument("--files", type=at_least(1), default=60, help="photographs to generate")
+    data.add_argument("--quality", type=at_least(1), default=90, help="of their JPEG compression")
+    data.add_argument(
+        "--workers", type=at_least(0), default=0, help="also measure a loader with so many"
+    )
+
+    for command in (step, data):
+        command.add_argument("--config-file", required=True, metavar="FILE")
+        command.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys to override")
+
+    memory = commands.add_parser("memory", help="memory of data workers with a large dataset")
+    memory.set_defaults(report=report_memory)
+    memory.add_argument("--images", type=at_least(1), default=1_000_000)
+    memory.add_argument("--workers", type=at_least(1), default=2)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with user_errors():
+        args.report(args)
 
 
 if __name__ == "__main__":

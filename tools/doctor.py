@@ -39,6 +39,7 @@ DISTRIBUTIONS = {
     "pycocotools": ["pycocotools"],
     "fvcore": ["fvcore"],
     "iopath": ["iopath"],
+    "scikit-learn": ["scikit-learn"],  # only tools/fit_anchors.py needs it
     "setuptools": ["setuptools"],
 }
 

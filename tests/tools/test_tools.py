@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
+AUGMENTATIONS = ["RandomColor", "RandomExpand", "RandomAffine", "RandomMinIoUCrop"]
+AUGMENTATIONS += ["RandomFlip", "Shrink", "Squash"]
 
 
 def run_tool(name: str, *args: str, **env: str) -> str:
@@ -22,6 +26,13 @@ def run_tool(name: str, *args: str, **env: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
+
+
+def rows(printed: str, *names: str) -> list[list[float]]:
+    """The numbers of a table's rows that begin with these names."""
+    found = {name: re.findall(rf"^{name} +([\d.].*)$", printed, re.MULTILINE) for name in names}
+    assert all(len(lines) == 1 for lines in found.values()), (found, printed)
+    return [[float(x.strip("%")) for x in lines[0].split()] for lines in found.values()]
 
 
 @pytest.mark.slow
@@ -48,7 +59,75 @@ def test_benchmark_of_a_step():
     printed = run_tool(
         "benchmark.py",
         *("step", "--config-file", "configs/quickstart.yaml", "--images", "1"),
-        *("--size", "64", "--repeats", "2"),
+        *("--size", "64", "--repeats", "2", "MODEL.YOLOV3.NECK.SPP", "False"),
         OMP_NUM_THREADS="1",
     )
     assert "1 images of 64 pixels, cpu, 1 threads: one step takes 0." in printed
+
+
+def test_benchmark_of_the_data(tmp_path: Path):
+    printed = run_tool(
+        "benchmark.py",
+        *("data", "--config-file", "configs/coco/yolov3_d53_asff.yaml", "--size", "64"),
+        *("--samples", "6", "--files", "2", "--workers", "1", "SOLVER.IMS_PER_BATCH", "2"),
+        OMP_NUM_THREADS="1",
+        TMPDIR=str(tmp_path),
+    )
+    assert "6 samples of 64 pixels from 2 JPEGs of 640x480 pixels and 1" in printed  # 1xx kB
+    clock, cpu = rows(printed, "by the clock", "CPU time")
+    for per_second, mean, median, high in (clock, cpu):
+        assert per_second * mean == pytest.approx(1000, rel=0.05)
+        assert 0 < median <= high
+    *parts, rest = rows(printed, "read and decode", "mixup", *AUGMENTATIONS, "the rest")
+    # Each sample reads two images and is mixed and resized; the parts and the rest are all.
+    assert all(parts[i][0] > 0 for i in (0, 1, -1)) and rest[0] > 0
+    to_tensor = rows(printed, "to a tensor")
+    assert sum(x[1] for x in (*parts, *to_tensor, rest)) == pytest.approx(100, abs=0.6)
+    decoding, loader = printed.splitlines()[-2:]
+    assert decoding.startswith("Decoding one JPEG takes ")
+    assert re.fullmatch(r"Loader, workers: 1: [1-9]\d*\.\d samples/s by the clock\.", loader)
+    assert not list(tmp_path.glob("asff_benchmark_*"))
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        (
+            ("--config-file", "configs/Base-YOLOv3.yaml", "INPUT.SQUARE", "False"),
+            "SQUARE is False:",
+        ),
+        (("--size", "100"), "error: INPUT.TRAIN_SIZES is 100, which is not a positive multiple"),
+        (("--samples", "0"), "argument --samples: 0 is not a whole number of at least 1"),
+        (("--workers", "-1"), "argument --workers: -1 is not a whole number of at least 0"),
+    ],
+    ids=["another mapper", "size", "samples", "workers"],
+)
+def test_benchmark_refuses(
+    option: tuple,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    # In this process, which spares seconds of imports. Of two --config-file the last one counts.
+    config = ("--config-file", "configs/coco/yolov3_d53_asff.yaml")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "data", *config, *option])
+    with pytest.raises(SystemExit) as refusal:
+        runpy.run_path("tools/benchmark.py", run_name="__main__")
+    assert message in f"{refusal.value} {capsys.readouterr().err}"
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="needs Linux's /proc")
+def test_benchmark_of_memory():
+    printed = run_tool(
+        "benchmark.py", "memory", "--images", "20000", "--workers", "2", OMP_NUM_THREADS="1"
+    )
+    (size,) = re.findall(r"A list of 20000 dataset dicts takes (\d+) MiB", printed)
+    (serialized,) = re.findall(r"Serialised, they take (\d+) MiB", printed)
+    # Seven boxes of four floats are at least 7 x 4 x 24 bytes as a list; pickled, 7 x 4 x 9.
+    assert int(size) > 20000 * 7 * 4 * 24 / 2**20
+    assert 20000 * 7 * 4 * 9 / 2**20 < int(serialized) < int(size)
+    for first, rss, pss, private in rows(printed, "worker 1", "worker 2"):
+        assert 0 < private < pss < rss
+        assert private - first < int(serialized)  # none has made a copy

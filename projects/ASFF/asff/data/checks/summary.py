@@ -6,8 +6,8 @@ import logging
 import os
 
 import numpy as np
-from detectron2.structures import BoxMode
 
+from ..boxes import corner_boxes
 from .file_status import missing_files
 
 MAX_NAMES = 3
@@ -47,16 +47,6 @@ def summarize(records: list[dict]) -> list[tuple[int, str]]:
         if lost.any():
             lines.append((logging.WARNING, f"{lost.sum()} boxes {what} are not used."))
     return lines + report_missing([record["file_name"] for record in records])
-
-
-def corner_boxes(annotations: list[dict]) -> np.ndarray:
-    """Boxes (M, 4) as x1, y1, x2, y2."""
-    boxes = np.array([x["bbox"] for x in annotations], float).reshape(-1, 4)
-    modes = np.array([x["bbox_mode"] for x in annotations], int)
-    for mode in np.unique(modes):
-        mine = modes == mode
-        boxes[mine] = BoxMode.convert(boxes[mine], BoxMode(mode), BoxMode.XYXY_ABS)
-    return boxes
 
 
 def report_missing(paths: list[str]) -> list[tuple[int, str]]:

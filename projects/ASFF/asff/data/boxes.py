@@ -1,0 +1,18 @@
+"""Boxes of annotations as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+
+def corner_boxes(annotations: Sequence[dict]) -> np.ndarray:
+    """Boxes of annotations in any of Detectron2's modes, as x1, y1, x2, y2: (M, 4), float64."""
+    boxes = np.array([x["bbox"] for x in annotations], float).reshape(-1, 4)
+    modes = np.array([x["bbox_mode"] for x in annotations], int)
+    for mode in np.unique(modes):
+        mine = modes == mode
+        boxes[mine] = BoxMode.convert(boxes[mine], BoxMode(mode), BoxMode.XYXY_ABS)
+    return boxes
