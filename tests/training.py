@@ -277,4 +277,5 @@ def digest(example: dict) -> list:
     pixels = hashlib.sha1(example["image"].numpy().tobytes()).hexdigest()
     boxes = [truths.gt_boxes.tensor.tolist(), truths.gt_classes.tolist()]
     size = list(example["image"].shape)
-    return [example["file_name"], size, pixels, *boxes, truths.gt_weights.tolist()]
+    weights = truths.gt_weights.tolist() if truths.has("gt_weights") else [1.0] * len(truths)
+    return [example["file_name"], size, pixels, *boxes, weights]

@@ -76,7 +76,7 @@ def report_memory(args: argparse.Namespace) -> None:
         np.ones(args.images),
         batch_size=BATCH,
         seed=0,
-        sizes=Sizes([416], 10, 416, 0),
+        sizes=Sizes([416], 10, 416, 416, 0),
         mixup=Mixup(0.0, 1.5, 0),
     )
     batches = iter(TrainingLoader(dataset, StreamSampler(stream), num_workers=args.workers))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 # First, for it says what is not installed.
 from asff.data import check_datasets, check_input, load_training_dicts
+from asff.data.boxes import corner_boxes
 from asff.data.build import resized_shape
 from asff.engine import user_errors
 from asff.engine.setup import load_config, setup_datasets
@@ -27,7 +28,6 @@ from asff.modeling.anchor_fit import POOR_IOU, Fit, fit_anchors, measure, read_a
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.structures import BoxMode
 from detectron2.utils.logger import setup_logger
 from fvcore.common.config import BASE_KEY
 from tabulate import tabulate
@@ -45,7 +45,7 @@ def box_sizes(cfg: CfgNode, dicts: Sequence[dict]) -> tuple[Tensor, int, int]:
         (boxes, 2) in pixels, clipped to the image, then how many boxes were left out: crowds,
         and those without area in the image.
     """
-    boxes, modes, limits, scales, crowds = [], [], [], [], 0
+    objects, limits, scales, crowds = [], [], [], 0
     for record in tqdm(dicts, desc="reading boxes", unit="image"):
         height, width = record["height"], record["width"]
         new_height, new_width = resized_shape(cfg, height, width)
@@ -54,15 +54,10 @@ def box_sizes(cfg: CfgNode, dicts: Sequence[dict]) -> tuple[Tensor, int, int]:
             if annotation.get("iscrowd", 0):
                 crowds += 1
                 continue
-            boxes.append(annotation["bbox"])
-            modes.append(annotation["bbox_mode"])
+            objects.append(annotation)
             limits.append(limit)
             scales.append(scale)
-    corners = torch.tensor(boxes, dtype=torch.float64).view(-1, 4)
-    modes = torch.tensor(modes)
-    for mode in modes.unique().tolist():
-        chosen = modes == mode
-        corners[chosen] = BoxMode.convert(corners[chosen], BoxMode(mode), BoxMode.XYXY_ABS)
+    corners = torch.from_numpy(corner_boxes(objects))
     limits = torch.tensor(limits, dtype=torch.float64).view(-1, 2)
     visible = torch.minimum(corners[:, 2:], limits) - corners[:, :2].clamp(min=0)
     sizes = visible * torch.tensor(scales, dtype=torch.float64).view(-1, 2)

@@ -43,7 +43,7 @@ def build(
         np.ones(images),
         batch_size=BATCH,
         seed=3,
-        sizes=Sizes([32], 10, 32, 10**9),
+        sizes=Sizes([32], 10, 32, 32, 10**9),
         mixup=Mixup(mixup, 1.5, 10**9),
     )
     records = [{"image_id": i} for i in range(images)]
@@ -157,6 +157,15 @@ def test_how_many_failures_are_allowed(images, max_unreadable, reads, allowed):
     assert failures_allowed(images, max_unreadable, reads) == allowed
 
 
+def test_processes_share_what_is_allowed():
+    """A quarter of 1000 images is read here in an epoch: 2 of them are not more than a percent."""
+    loader = build(images=1000)
+    loader.sampler = StreamSampler(loader.sampler.stream, rank=3, world_size=4)
+    loader.count(example(unreadable=["a", "b"]))
+    with pytest.raises(UnreadableImage):
+        loader.count(example(unreadable=["c"]))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nothing_is_readable(workers):
     """Whatever the key says, a batch without images is none."""
@@ -178,8 +187,8 @@ def test_report():
     loader.count(example(instances=boxes, dropped_boxes=2))
     loader.count(example(reads=13, unreadable=["a", "b", "a"]))
     assert loader.report() == [
-        "25.0% of this process's training boxes were not used: crops and sizes left less of them "
-        "than INPUT.MIN_BOX_SIDE or INPUT.MIN_BOX_VISIBLE ask for.",
+        "25.0% of this process's training boxes were not used: crops left too little of them "
+        "(INPUT.MIN_BOX_SIDE, INPUT.MIN_BOX_VISIBLE), or they have no area.",
         "3 of 14 reads in this process failed, of 2 images; others took their places.",
     ]
 

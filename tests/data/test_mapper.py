@@ -376,6 +376,19 @@ def test_detectron2s_mapper_in_the_stream(tmp_path):
     assert mapped["image"].shape == (3, 32, 48)
     assert mapped_boxes(mapped) == [[1, 2, 30, 20]]
     assert "annotations" in given
+    assert mapped["dropped_boxes"] == 0
+
+
+def test_detectron2s_mapper_counts_what_crops_leave_out(tmp_path):
+    """Two boxes, of which the crop keeps one or none; crowds are not counted."""
+    given = write(tmp_path / "x.png", 32, 64, {0: (1, 2, 9, 9), 1: (50, 20, 60, 30)})
+    given["annotations"].append({**given["annotations"][0], "iscrowd": 1})
+    crop = T.RandomCrop("absolute", (32, 20))
+    mapper = PlainMapper(DatasetMapper(is_train=True, augmentations=[crop], image_format="RGB"))
+    for seed in range(10):
+        np.random.seed(seed)
+        mapped = mapper(given)
+        assert mapped["dropped_boxes"] == 2 - len(mapped["instances"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -404,6 +417,19 @@ def test_truncated_for_detectron2s_mapper(tmp_path, suffix):
         path.write_bytes(data[:length])
         with pytest.raises(UnreadableImage, match=re.escape(str(path))):
             plain_mapper()(record(str(path), 32, 32), size=0)
+
+
+def test_damaged_chunk_for_detectron2s_mapper(tmp_path):
+    """Pillow raises a SyntaxError at a chunk of a PNG file without a name."""
+    path = tmp_path / "x.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    data = bytearray(path.read_bytes())
+    second = data.index(b"IDAT", data.index(b"IDAT") + 4)
+    data[second : second + 4] = b"\0\0\0\0"
+    path.write_bytes(data)
+    with pytest.raises(UnreadableImage, match=r"x\.png: "):
+        plain_mapper()(record(str(path), 200, 200), size=0)
 
 
 def test_more_pixels_than_pillow_allows(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ def make_stream(num_images: int = 50, batch_size: int = 8, *, factors=None, **op
     sizes = Sizes(
         options.get("sizes", SIZES),
         options.get("period", 10),
+        options.get("first", 608),
         options.get("final", 608),
         options.get("final_start", NEVER),
     )
@@ -208,6 +209,14 @@ def records(count: int) -> list[dict]:
 def config(*options):
     square = ("INPUT.SQUARE", True, "SOLVER.MAX_ITER", 100, "SOLVER.IMS_PER_BATCH", 8)
     return detector_cfg(*square, *options)
+
+
+def test_first_size_of_the_config():
+    """The largest of all that will come: a final size counts where there is a final phase."""
+    sizes = ("INPUT.TRAIN_SIZES", [32, 96, 64], "INPUT.FINAL_SIZE", 128)
+    assert build_stream(config(*sizes), records(9), seed=1).size(0) == 96
+    final = ("INPUT.FINAL_SIZE_ITERS", 1)
+    assert build_stream(config(*sizes, *final), records(9), seed=1).size(0) == 128
 
 
 def test_phases_of_the_config():

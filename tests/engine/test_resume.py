@@ -64,6 +64,24 @@ def test_resumed_stream_goes_on(batches, batches_of, workers):
     assert batches_of("DATALOADER.NUM_WORKERS", workers, start=5) == batches[5:]
 
 
+def test_detectron2s_mapper_takes_part(batches_of):
+    """Augmentations of Detectron2, at sizes and crops of their own."""
+    plain = (
+        "INPUT.SQUARE",
+        "False",
+        "INPUT.MIN_SIZE_TRAIN",
+        "(64, 80)",
+        "INPUT.CROP.TYPE",
+        "relative",
+    )
+    plain += ("INPUT.CROP.SIZE", "[0.7, 0.7]", "INPUT.RANDOM_INTERPOLATION", "False")
+    for part in ("MIXUP", "COLOR", "EXPAND", "AFFINE"):
+        plain += (f"INPUT.{part}.PROB", "0.0")
+    batches = batches_of(*plain)
+    assert len({tuple(size) for batch in batches for _, size, *_ in batch}) > 4
+    assert batches_of(*plain, "DATALOADER.NUM_WORKERS", "2", start=5) == batches[5:]
+
+
 def test_another_seed_is_another_stream(batches, batches_of):
     other = batches_of("SEED", "2")
     assert all(a != b for a, b in zip(batches, other))
@@ -130,6 +148,20 @@ def test_resume_keeps_the_seed_of_the_run(config, tmp_path):
     assert "Resuming from iteration 1 of" in run.output
     assert "(seed 5 as before, not SEED 6)" in run.output
     assert read_checkpoint(tmp_path / "model_final.pth")["trainer"]["seed"] == 5
+
+
+def test_resume_without_its_checkpoint(config, tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_0000007.pth")
+    run = run_here("--config-file", config, "--resume", "OUTPUT_DIR", tmp_path)
+    assert f"{tmp_path}/last_checkpoint names 'model_0000007.pth', which is not there" in run.error
+
+
+def test_processes_that_would_start_apart_are_refused(config, tmp_path, monkeypatch):
+    """Machines that do not share OUTPUT_DIR: one finds a checkpoint, the other does not."""
+    monkeypatch.setattr("detectron2.utils.comm.all_gather", lambda start: [start, (7, 1)])
+    run = run_here("--config-file", config, "OUTPUT_DIR", tmp_path)
+    assert "Processes would start at (iteration, seed) [(0, 1), (7, 1)]" in run.error
+    assert f"OUTPUT_DIR ('{tmp_path}')" in run.error
 
 
 class Noise(nn.Module):

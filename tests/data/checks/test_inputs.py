@@ -154,7 +154,7 @@ def test_formats_of_detectron2s_mapper():
     accept("INPUT.SQUARE", False, "INPUT.FORMAT", "L")
 
 
-@pytest.mark.parametrize("key", ["MODEL.MASK_ON", "MODEL.KEYPOINT_ON"])
+@pytest.mark.parametrize("key", ["MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"])
 def test_squares_of_boxes_alone(key):
     """Detectors of masks need Detectron2's mapper."""
     assert complaint(*SQUARE, key, True) == (
@@ -187,3 +187,19 @@ def test_what_only_the_square_mapper_can_do(key, options):
 def test_crops_that_are_off_do_not_matter():
     accept("INPUT.SQUARE", False, "INPUT.CROP.TYPE", "min_iou")
     accept("INPUT.SQUARE", False, "INPUT.CROP.ENABLED", True)  # Detectron2's own
+
+
+def test_both_flips_need_our_mapper():
+    """Detectron2's compares for equality, and then flips in no direction at all."""
+    both = ("INPUT.RANDOM_FLIP", "horizontal+vertical")
+    accept(*SQUARE, *both)
+    assert complaint(*both) == (
+        "INPUT.RANDOM_FLIP is 'horizontal+vertical'. Use 'none' or 'horizontal' or 'vertical'."
+    )
+
+
+def test_random_interpolation_needs_our_mapper():
+    accept(*SQUARE, "INPUT.RANDOM_INTERPOLATION", True)
+    assert "INPUT.RANDOM_INTERPOLATION is set, but has no effect while INPUT.SQUARE is False" in (
+        complaint("INPUT.RANDOM_INTERPOLATION", True)
+    )

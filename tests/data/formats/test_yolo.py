@@ -82,6 +82,22 @@ def test_layouts(tmp_path, data, files):
     assert objects(content) == [(1, "part", 5, 2.5, 10, 5), (2, "part", 0, 0, 10, 20)]
 
 
+def test_list_as_darknet_has_it(tmp_path):
+    """Its paths start where darknet is run, a folder or more above."""
+    write_files(
+        tmp_path,
+        {
+            "darknet/data/obj/a.png": (10, 20),
+            "darknet/data/obj/a.txt": "0 0.5 0.5 1 1\n",
+            "darknet/data/train.txt": "data/obj/a.png\n",
+        },
+    )
+    images = tmp_path / "darknet" / "data" / "train.txt"
+    content = read_yolo({"images": str(images), "classes": ["part"]})
+    assert names(content, tmp_path) == ["darknet/data/obj/a.png"]
+    assert objects(content) == [(1, "part", 0, 0, 10, 20)]
+
+
 def test_splits_of_several_folders_and_lists(tmp_path):
     write_files(
         tmp_path,

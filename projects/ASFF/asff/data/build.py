@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +13,6 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import (
-    DatasetCatalog,
     DatasetFromList,
     DatasetMapper,
     build_detection_test_loader,
@@ -139,7 +137,14 @@ def build_stream(cfg: CfgNode, records: list[dict], seed: int) -> TrainingStream
     without = phase_length(options.MIXUP.OFF_EPOCHS, options.MIXUP.OFF_ITERS, per_epoch=per_epoch)
     fixed = phase_length(options.FINAL_SIZE_EPOCHS, options.FINAL_SIZE_ITERS, per_epoch=per_epoch)
     mixup = Mixup(options.MIXUP.PROB, options.MIXUP.ALPHA, max(end - without, 0))
-    sizes = Sizes(options.TRAIN_SIZES, options.SIZE_PERIOD, options.FINAL_SIZE, max(end - fixed, 0))
+    sizes = Sizes(
+        options.TRAIN_SIZES,
+        options.SIZE_PERIOD,
+        # A lack of memory shows at once.
+        first=max([*options.TRAIN_SIZES, options.FINAL_SIZE] if fixed else options.TRAIN_SIZES),
+        final=options.FINAL_SIZE,
+        final_start=max(end - fixed, 0),
+    )
     least = max(options.MIXUP.MIN_IMAGES, 2)
     if mixup.prob and len(records) < least:
         logger.info(
@@ -169,7 +174,7 @@ def aspect_groups(cfg: CfgNode, records: list[dict]) -> np.ndarray | None:
     """Which images are wide: padded to one size, they should share batches. Squares need not."""
     if cfg.INPUT.SQUARE or not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         return None
-    return np.array([record["width"] > record["height"] for record in records], int)
+    return np.array([x.get("width", 0) > x.get("height", 0) for x in records], int)
 
 
 def load_training_dicts(cfg: CfgNode) -> list[dict]:
@@ -178,40 +183,30 @@ def load_training_dicts(cfg: CfgNode) -> list[dict]:
     Raises:
         ValueError: annotations cannot be read, no image is there, or the class counts differ.
     """
-    with naming_datasets(cfg, "TRAIN"):
+    names = cfg.DATASETS.TRAIN
+    if not names:
+        raise ValueError("DATASETS.TRAIN is empty: name at least one dataset.")
+    keypoints, proposals = cfg.MODEL.KEYPOINT_ON, cfg.MODEL.LOAD_PROPOSALS
+    try:
         dicts = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+            names,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if keypoints else 0,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if proposals else None,
         )
+    except (KeyError, ValueError, AssertionError) as error:
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise ValueError(
+            f"DATASETS.TRAIN ({', '.join(names)}) cannot be used: {kind}{error}"
+        ) from error
     for record in dicts:
         for annotation in record.get("annotations", ()):
             # Detectron2's transforms compute in the type of a box: whole numbers would stay whole.
             annotation["bbox"] = [float(x) for x in annotation["bbox"]]
-    check_num_classes(cfg, cfg.DATASETS.TRAIN)
+    check_num_classes(cfg, names)
     for level, line in summarize(dicts):
         logger.log(level, line)
     return dicts
-
-
-def check_test_dicts(cfg: CfgNode) -> None:
-    """Read ``cfg.DATASETS.TEST`` before a training that would fail at its first evaluation.
-
-    Raises:
-        ValueError: annotations cannot be read.
-    """
-    with naming_datasets(cfg, "TEST"):
-        for name in cfg.DATASETS.TEST:
-            DatasetCatalog.get(name)
-
-
-@contextmanager
-def naming_datasets(cfg: CfgNode, key: str) -> Iterator[None]:
-    """Turn what readers of annotations raise into a ValueError that names the config's key."""
-    try:
-        yield
-    except (KeyError, ValueError, AssertionError) as error:
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        names = ", ".join(cfg.DATASETS[key])
-        raise ValueError(f"DATASETS.{key} ({names}) cannot be used: {kind}{error}") from error
 
 
 def build_train_dataset(cfg: CfgNode, records: list[dict]) -> TrainingDataset:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import cv2
+from detectron2.data.build import trivial_batch_collator
 from torch.utils.data import DataLoader
 
 from .dataset import TrainingDataset
@@ -57,7 +58,7 @@ class TrainingLoader:
             dataset,
             batch_sampler=sampler,
             num_workers=num_workers,
-            collate_fn=as_it_is,
+            collate_fn=trivial_batch_collator,
             worker_init_fn=start_worker,
         )
 
@@ -87,8 +88,9 @@ class TrainingLoader:
             if reason not in account.unreadable:
                 logger.warning(f"Another image takes the place of an unreadable one: {reason}")
             account.unreadable[reason] = account.unreadable.get(reason, 0) + 1
-        # Early on, a single one is a large share of the few that were read.
-        allowed = self.max_unreadable * max(account.reads, len(self.dataset))
+        # Early on, a single one is a large share of the few that were read: an epoch's are counted.
+        reads = max(account.reads, self.sampler.share * len(self.dataset))
+        allowed = self.max_unreadable * reads
         if sum(account.unreadable.values()) > allowed or "image" not in example:
             raise UnreadableImage(self.complaint())
 
@@ -107,8 +109,8 @@ class TrainingLoader:
         if account.dropped_boxes:
             share = account.dropped_boxes / (account.boxes + account.dropped_boxes)
             lines.append(
-                f"{share:.1%} of this process's training boxes were not used: crops and sizes left "
-                "less of them than INPUT.MIN_BOX_SIDE or INPUT.MIN_BOX_VISIBLE ask for."
+                f"{share:.1%} of this process's training boxes were not used: crops left too "
+                "little of them (INPUT.MIN_BOX_SIDE, INPUT.MIN_BOX_VISIBLE), or they have no area."
             )
         if account.unreadable:
             lines.append(
@@ -116,10 +118,6 @@ class TrainingLoader:
                 f"failed, of {len(account.unreadable)} images; others took their places."
             )
         return lines
-
-
-def as_it_is(batch: list[dict]) -> list[dict]:
-    return batch
 
 
 def start_worker(worker: int) -> None:

@@ -15,12 +15,11 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.structures import Boxes, Instances
-from PIL import Image
 
 from .augmentation import Shrink, Squash
 from .boxes import corner_boxes
 from .mixup import mix_images
-from .reading import UnreadableImage, check_size, read_image
+from .reading import PILLOW_ERRORS, UnreadableImage, check_size, read_image
 
 
 class SquareMapper:
@@ -133,6 +132,10 @@ class PlainMapper:
         self, record: dict, other: dict | None = None, *, weight: float = 1.0, size: int = 0
     ) -> dict:
         try:
-            return self.mapper(record)
-        except (OSError, SizeMismatchError, Image.DecompressionBombError) as error:
+            mapped = self.mapper(record)
+        except (*PILLOW_ERRORS, SizeMismatchError) as error:
             raise UnreadableImage(f"{record['file_name']}: {error}") from error
+        if "instances" in mapped:
+            boxes = sum(not x.get("iscrowd", 0) for x in record["annotations"])
+            mapped["dropped_boxes"] = boxes - len(mapped["instances"])
+        return mapped

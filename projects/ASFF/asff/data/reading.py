@@ -9,9 +9,16 @@ from PIL import Image
 # How complete files end. OpenCV fills what a truncated one lacks with grey and says nothing.
 ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}  # JPEG, PNG
 
+# What Pillow raises over damaged files, and over pictures too large to be true.
+PILLOW_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
+
 
 class UnreadableImage(ValueError):
     """An image file that is missing, damaged, or not what its annotations describe."""
+
+    def __init__(self, reason: str):
+        # A DataLoader raises it anew, with the traceback of its worker in front.
+        super().__init__(reason.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
@@ -52,7 +59,7 @@ def check_complete(path: str, data: np.ndarray) -> None:
     try:
         with Image.open(path) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*PILLOW_ERRORS, ValueError) as error:
         raise UnreadableImage(f"{path}: {error}") from error
 
 

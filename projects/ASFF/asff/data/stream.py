@@ -49,10 +49,14 @@ class Mixup:
 
 @dataclass(frozen=True)
 class Sizes:
-    """One of ``choices`` every ``period`` iterations, ``final`` from ``final_start`` on."""
+    """Another one of ``choices`` every ``period`` iterations.
+
+    But ``first`` in the first period, and ``final`` from iteration ``final_start`` on.
+    """
 
     choices: Sequence[int]
     period: int
+    first: int
     final: int
     final_start: int
 
@@ -124,8 +128,7 @@ class TrainingStream:
             return self.sizes.final
         block = iteration // self.sizes.period
         if block == 0:
-            # A lack of memory shows at once.
-            return max(self.sizes.choices)
+            return self.sizes.first
         return int(self.generator(SIZE, block).choice(self.sizes.choices))
 
     def indices(self, iteration: int) -> list[int]:
@@ -201,6 +204,7 @@ class StreamSampler(Sampler):
         rank, world_size: this process and the number of all.
 
     Attributes:
+        share: of each batch that is this process's.
         iteration: at which the next pass begins; set it before, to resume.
 
     Raises:
@@ -216,6 +220,7 @@ class StreamSampler(Sampler):
         self.stream = stream
         share = stream.batch_size // world_size
         self.slots = slice(rank * share, (rank + 1) * share)
+        self.share = 1 / world_size
         self.iteration = 0
 
     def __iter__(self) -> Iterator[list[Sample]]:

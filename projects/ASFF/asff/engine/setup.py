@@ -19,6 +19,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import add_asff_config
 from ..data import (
+    check_contents,
     check_datasets,
     check_input,
     check_num_classes,
@@ -182,6 +183,8 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
             raise ValueError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
         check_datasets(names, key)
         check_num_classes(cfg, names)
+        if int(os.getenv("RANK", "0")) == 0:  # of torchrun; else there is one process as yet
+            check_contents(names, key)
 
 
 def check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:
@@ -189,7 +192,13 @@ def check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not Path(weights).is_file():
         raise ValueError(f"MODEL.WEIGHTS is '{weights}': there is no such file.")
-    resumes = resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()
+    last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
+    resumes = resume and last.is_file()
+    if resumes and not (last.parent / last.read_text().strip()).is_file():
+        raise ValueError(
+            f"--resume: {last} names '{last.read_text().strip()}', which is not there. Write the "
+            "name of another checkpoint into it, or remove it to start fresh."
+        )
     if eval_only and not weights and not resumes:
         raise ValueError(
             "--eval-only needs MODEL.WEIGHTS FILE, or --resume and a checkpoint in OUTPUT_DIR "

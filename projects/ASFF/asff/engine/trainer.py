@@ -66,6 +66,12 @@ class Trainer(DefaultTrainer):
         A resumed run repeats what it would have done without the stop: the seed is its own.
         """
         super().resume_or_load(resume)
+        starts = set(comm.all_gather((self.start_iter, self.seed)))
+        if len(starts) > 1:
+            raise ValueError(
+                f"Processes would start at (iteration, seed) {sorted(starts)}. OUTPUT_DIR "
+                f"('{self.cfg.OUTPUT_DIR}') must be one folder that all machines share."
+            )
         self._trainer.seed = self.seed
         self.train_loader.resume(self.start_iter, self.seed)
         logging.getLogger("asff").info(self.describe_start(resume))

@@ -1,5 +1,6 @@
 """Questions asked before anything is trained: of the config, of the datasets, of every image."""
 
+from .contents import check_contents
 from .datasets import (
     check_datasets,
     check_num_classes,
@@ -11,6 +12,7 @@ from .inputs import check_input
 from .summary import summarize
 
 __all__ = [
+    "check_contents",
     "check_datasets",
     "check_input",
     "check_num_classes",

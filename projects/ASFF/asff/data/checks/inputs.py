@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 CACHES = ("", "memory", "disk")
 CROPS = ("min_iou", "relative", "relative_range", "absolute", "absolute_range")
-FLIPS = ("none", "horizontal", "vertical", "horizontal+vertical")
+FLIPS = ("none", "horizontal", "vertical")  # Detectron2's; our mapper can do both
 FORMATS = ("RGB", "BGR")
 PARTS = ("MIXUP", "COLOR", "EXPAND", "AFFINE")
 
@@ -38,7 +38,11 @@ def check_input(cfg: CfgNode) -> None:
         ("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS),
         ("DATALOADER.CACHE", cfg.DATALOADER.CACHE, CACHES),
         ("INPUT.CROP.TYPE", cfg.INPUT.CROP.TYPE, CROPS),
-        ("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, FLIPS),
+        (
+            "INPUT.RANDOM_FLIP",
+            cfg.INPUT.RANDOM_FLIP,
+            (*FLIPS, "horizontal+vertical") if cfg.INPUT.SQUARE else FLIPS,
+        ),
         # Detectron2's mapper knows others.
         ("INPUT.FORMAT", cfg.INPUT.FORMAT, FORMATS if cfg.INPUT.SQUARE else (cfg.INPUT.FORMAT,)),
     ):
@@ -50,7 +54,7 @@ def check_input(cfg: CfgNode) -> None:
 def check_mapper(cfg: CfgNode) -> None:
     """Refuse what only one of the two mappers can do, where the config chooses the other one."""
     if cfg.INPUT.SQUARE:
-        for key in ("MASK_ON", "KEYPOINT_ON"):
+        for key in ("MASK_ON", "KEYPOINT_ON", "LOAD_PROPOSALS"):
             if cfg.MODEL[key]:
                 raise ValueError(
                     f"MODEL.{key} is True, but the mapper of INPUT.SQUARE knows boxes alone. Set "
@@ -59,6 +63,7 @@ def check_mapper(cfg: CfgNode) -> None:
         return
     used = [f"INPUT.{part}.PROB" for part in PARTS if cfg.INPUT[part].PROB]
     used += ["INPUT.CROP.TYPE"] * (cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.TYPE == "min_iou")
+    used += ["INPUT.RANDOM_INTERPOLATION"] * cfg.INPUT.RANDOM_INTERPOLATION
     used += ["DATALOADER.CACHE"] * bool(cfg.DATALOADER.CACHE)
     if used:
         raise ValueError(

@@ -148,10 +148,17 @@ def data_sources(path: Path, content: dict, split: str) -> list[Path]:
 
 
 def listed_images(source: Path) -> list[Path]:
-    """The images of a folder by path, or those of a list, whose paths start at its folder."""
+    """The images of a folder by path, or those of a list.
+
+    Its paths start at its folder, or, as darknet has them, at one of those above: where the first
+    image is.
+    """
     if source.is_dir():
         return find_files(source, IMAGE_SUFFIXES)
-    return [Path(os.path.normpath(source.parent / line)) for _, line in read_lines(source)]
+    lines = [line for _, line in read_lines(source)]
+    starts = [folder for folder in source.parents if lines and (folder / lines[0]).is_file()]
+    start = starts[0] if starts else source.parent
+    return [Path(os.path.normpath(start / line)) for line in lines]
 
 
 def label_file(image: Path, entry: dict) -> Path | None:

@@ -1,0 +1,67 @@
+"""Detectors of Detectron2 train and are evaluated through train_net.py, by either mapper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.training import metrics, run_here
+
+pytestmark = pytest.mark.usefixtures("one_thread", "clean_loggers")
+
+# Small ones that have all that the large ones have.
+COMMON = """
+MODEL:
+  DEVICE: "cpu"
+  RESNETS: {DEPTH: 50, NORM: "BN", WIDTH_PER_GROUP: 8, RES2_OUT_CHANNELS: 32, STEM_OUT_CHANNELS: 16,
+            OUT_FEATURES: ["res2", "res3", "res4", "res5"]}
+  BACKBONE: {FREEZE_AT: 0}
+  FPN: {OUT_CHANNELS: 16}
+"""
+DETECTORS = {
+    "RetinaNet": """
+  META_ARCHITECTURE: "RetinaNet"
+  BACKBONE: {NAME: "build_retinanet_resnet_fpn_backbone"}
+  FPN: {IN_FEATURES: ["res3", "res4", "res5"]}
+  ANCHOR_GENERATOR: {SIZES: [[16], [32], [64], [128], [256]]}
+  RETINANET: {NUM_CONVS: 1}
+""",
+    "GeneralizedRCNN": """
+  META_ARCHITECTURE: "GeneralizedRCNN"
+  BACKBONE: {NAME: "build_resnet_fpn_backbone"}
+  FPN: {IN_FEATURES: ["res2", "res3", "res4", "res5"]}
+  ANCHOR_GENERATOR: {SIZES: [[16], [32], [64], [128], [256]]}
+  RPN: {IN_FEATURES: ["p2", "p3", "p4", "p5", "p6"]}
+  ROI_HEADS: {NAME: "StandardROIHeads", IN_FEATURES: ["p2", "p3", "p4", "p5"]}
+  ROI_BOX_HEAD: {NAME: "FastRCNNConvFCHead", NUM_FC: 1, FC_DIM: 32, POOLER_RESOLUTION: 7}
+""",
+}
+REST = """
+INPUT: {MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64, TRAIN_SIZES: [64], TEST_SIZE: 64}
+DATASETS:
+  TRAIN: ["shapes_train"]
+  TEST: ["shapes_val"]
+DATALOADER: {NUM_WORKERS: 0, FILTER_EMPTY_ANNOTATIONS: False}
+SOLVER: {IMS_PER_BATCH: 12, BASE_LR: 0.001, MAX_ITER: 2}
+SEED: 1
+VERSION: 2
+"""
+FREEBIES = (
+    *("INPUT.SQUARE", True, "INPUT.MIXUP.PROB", 1.0, "INPUT.MIXUP.MIN_IMAGES", 2),
+    *("INPUT.COLOR.PROB", 1.0, "INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "min_iou"),
+)
+
+
+@pytest.mark.parametrize("options", [(), FREEBIES], ids=["own mapper", "square"])
+@pytest.mark.parametrize("name", DETECTORS)
+def test_trains_and_evaluates(datasets, tmp_path: Path, name, options):
+    """Batches of all 12 images, one of them without objects."""
+    config = tmp_path / "detector.yaml"
+    config.write_text(COMMON + DETECTORS[name] + REST)
+    run = run_here("--config-file", config, *options, "OUTPUT_DIR", tmp_path)
+    assert run.code == 0, run.output
+    assert metrics(tmp_path)[0]["total_loss"] > 0
+    # The class count follows the data.
+    assert ".NUM_CLASSES: 4, as shapes_train has" in run.output
+    assert "copypaste: AP,AP50,AP75" in run.output
