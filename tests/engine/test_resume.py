@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -107,29 +108,57 @@ def test_all_images_of_a_batch_have_one_size(batches):
             assert all(0 <= y1 < y2 <= height for _, y1, _, y2 in boxes)
 
 
+def check_same_weights(output: Path, other: Path) -> None:
+    found, expected = (read_checkpoint(x / "model_final.pth") for x in (output, other))
+    assert found["trainer"]["seed"] == expected["trainer"]["seed"] >= 0
+    assert found["model"].keys() == expected["model"].keys() and len(expected["model"]) > 100
+    for name, tensor in expected["model"].items():
+        assert torch.equal(found["model"][name], tensor), name
+
+
+# Six iterations with a checkpoint after three, the last without mixup.
+TRAINING = (
+    *(*STREAM, "SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "3"),
+    *("INPUT.MIXUP.OFF_ITERS", "1", "INPUT.TRAIN_SIZES", "[32, 64]"),
+)
+
+
 @pytest.mark.parametrize("seed", ["1", "-1"])
 def test_resumed_training_ends_with_the_same_weights(config, tmp_path, seed):
-    """Resumed with workers, from the checkpoint that a run stopped at iteration 3 leaves."""
-    options = (*STREAM, "SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "3", "SEED", seed)
-    options += ("INPUT.MIXUP.OFF_ITERS", "1", "INPUT.TRAIN_SIZES", "[32, 64]")
+    """From the checkpoint in its middle, and with workers."""
+    options = ("--config-file", config, *TRAINING, "SEED", seed)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    run = run_here("--config-file", config, *options, "OUTPUT_DIR", whole)
+    run = run_here(*options, "OUTPUT_DIR", whole)
     assert run.code == 0, run.output
     assert "Starting fresh because --resume is not given" in run.output
-
     resumed.mkdir()
     shutil.copy(whole / "model_0000002.pth", resumed)
     (resumed / "last_checkpoint").write_text("model_0000002.pth")
-    options += ("DATALOADER.NUM_WORKERS", "2", "OUTPUT_DIR", resumed)
-    run = run_here("--config-file", config, "--resume", *options)
+    run = run_here("--resume", *options, "DATALOADER.NUM_WORKERS", "2", "OUTPUT_DIR", resumed)
     assert run.code == 0, run.output
     assert f"Resuming from iteration 3 of {resumed}/model_0000002.pth" in run.output
+    check_same_weights(resumed, whole)
 
-    expected, found = (read_checkpoint(x / "model_final.pth") for x in (whole, resumed))
-    assert found["trainer"]["seed"] == expected["trainer"]["seed"] >= 0
-    for name, tensor in expected["model"].items():
-        assert torch.equal(found["model"][name], tensor), name
-    assert len(expected["model"]) > 100
+
+def test_broken_training_is_made_good(config, tmp_path):
+    """A run that ends in iteration 4 loses what came after its checkpoint, and nothing else."""
+    options = ("--config-file", config, *TRAINING)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_here(*options, "OUTPUT_DIR", whole)
+    run_step = TrainStep.run_step
+
+    def break_off(self: TrainStep) -> None:
+        if self.iter == 4:
+            raise RuntimeError("the power is gone")
+        run_step(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainStep, "run_step", break_off)
+        assert run_here(*options, "OUTPUT_DIR", broken).code == 1
+    assert not (broken / "model_final.pth").exists()
+    run = run_here("--resume", *options, "OUTPUT_DIR", broken)
+    assert "Resuming from iteration 3 of" in run.output
+    check_same_weights(broken, whole)
 
 
 def test_drawn_seeds_differ(config, tmp_path):

@@ -52,18 +52,18 @@ def no_area(content: dict) -> None:
 
 
 BROKEN = {
-    share_id: "1 images with the id of another, as ",
-    share_category: "2 categories with the id or name of another, as circle",
-    unknown_category: "1 annotations of unknown categories, as ",
-    no_annotation_id: "1 annotations without an id of their own, as ",
-    no_box: "1 boxes that are not four finite numbers, as ",
+    share_id: "images with the id of another (1), as ",
+    share_category: "categories with the id or name of another (2), as circle",
+    unknown_category: "annotations of unknown categories (1), as ",
+    no_annotation_id: "annotations without an id of their own (1), as ",
+    no_box: "boxes that are not four finite numbers (1), as ",
     three_numbers: "annotation 3, box [1, 2, 3]. ",
     no_number: "annotation 3, box [1, None, 3, 4]. ",
     no_height: "stated 80 x None",
 }
 BROKEN_TESTS = {
-    missing_file: "1 images whose file does not exist, as lost.png",
-    no_area: "1 annotations that lack 'area' or 'iscrowd', as ",
+    missing_file: "images whose file does not exist (1), as lost.png",
+    no_area: "annotations that lack 'area' or 'iscrowd' (1), as ",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from asff.data.checks.file_status import FileStatus, examine_files, missing_files, shared_files
-from asff.data.checks.inspection import Kind, inspect, usable_annotations
+from asff.data.checks.inspection import Finding, Kind, inspect, usable_annotations
 from tests.data.checks.contents import HEIGHT, WIDTH, make_content, sound_files, write_image
 
 BCCD = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "bccd"
@@ -218,6 +218,23 @@ def test_what_the_evaluation_needs(change):
     )
     del content["annotations"][3][key]
     assert inspect(content, sound_files(content))[Kind.INCOMPLETE].count == 1
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "count"),
+    [
+        ([[1, 1, 5, 5]], 1),  # two points
+        ([[1, 1, 5, 5, 7]], 1),
+        ([[1, 1, 5, 5], [1, 1, 5, 1, 5, 5]], 0),
+        ([], 0),  # none at all
+        ({"size": [9, 9], "counts": "x"}, 0),
+    ],
+)
+def test_segmentations_that_detectron2_drops_with_their_boxes(segmentation, count):
+    content = make_content()
+    content["annotations"][3]["segmentation"] = segmentation
+    found = inspect(content, sound_files(content))
+    assert found.get(Kind.NO_OUTLINE, Finding()).count == count
 
 
 def test_repeated_boxes():

@@ -60,6 +60,14 @@ def test_what_cannot_be_used_is_dropped(change, name):
     assert errors(cleaned, sound_files(cleaned)) == []
 
 
+def test_boxes_outlive_segmentations_without_outline():
+    content = make_content()
+    content["annotations"][2]["segmentation"] = [[1, 1, 5, 5]]
+    cleaned, changes = repair(content, sound_files(content))
+    assert changes == {"removed segmentations without outline": 1}
+    assert cleaned == make_content()
+
+
 @pytest.mark.parametrize(
     ("box", "area", "clipped", "new_area"),
     [

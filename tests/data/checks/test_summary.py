@@ -60,8 +60,8 @@ def test_boxes_that_are_not_used(image):
     ]
     assert summarize(records) == [
         first_line(images=4, objects=9, empty=0, crowd=0),
-        (logging.WARNING, "4 boxes without area are not used."),
-        (logging.WARNING, "3 boxes outside their image are not used."),
+        (logging.WARNING, "Not used: boxes without area (4)."),
+        (logging.WARNING, "Not used: boxes outside their image (3)."),
     ]
 
 

@@ -41,7 +41,7 @@ def check_contents(names: Sequence[str], key: str) -> None:
         for kind in FATAL_IN_TESTS if key == "DATASETS.TEST" else FATAL:
             if kind in found:
                 raise ValueError(
-                    f"{key} names the dataset '{name}', in which there are "
-                    f"{found[kind].count} {kind.description}, as {found[kind].examples[0]}. "
+                    f"{key} names the dataset '{name}', which has {kind.description} "
+                    f"({found[kind].count}), as {found[kind].examples[0]}. "
                     "tools/check_dataset.py lists what is wrong, and can write a cleaned copy."
                 )

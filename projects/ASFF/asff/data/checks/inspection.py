@@ -35,6 +35,7 @@ class Kind(Enum):
     UNKNOWN_CATEGORY = "error", "annotations of unknown categories"
     ANNOTATION_ID = "error", "annotations without an id of their own"
     INCOMPLETE = "error", "annotations that lack 'area' or 'iscrowd'"
+    NO_OUTLINE = "error", "boxes with a segmentation that has no outline"
     NO_BOX = "error", "boxes that are not four finite numbers"
     NO_AREA = "error", "boxes without area"
     OUTSIDE = "error", "boxes outside their image"
@@ -124,6 +125,8 @@ def inspect_annotations(content: Content, files: dict[str, FileStatus], found: F
         ids.add(own_id)
         if not is_complete(annotation):
             faults.append(Kind.INCOMPLETE)
+        if not has_outline(annotation):
+            faults.append(Kind.NO_OUTLINE)
         if annotation.get("iscrowd"):
             faults.append(Kind.CROWD)
         fault = annotation_fault(annotation, sizes, categories)
@@ -186,6 +189,17 @@ def is_number(value: Any) -> bool:
 def is_complete(annotation: dict) -> bool:
     """Whether it has what the evaluation needs beside the box."""
     return is_number(annotation.get("area")) and annotation.get("iscrowd") in (0, 1)
+
+
+def has_outline(annotation: dict) -> bool:
+    """Whether its segmentation, if there is one, is a mask or has three points.
+
+    Detectron2 leaves out others, their boxes too.
+    """
+    segmentation = annotation.get("segmentation")
+    if not segmentation or isinstance(segmentation, dict):
+        return True
+    return any(len(points) >= 6 and len(points) % 2 == 0 for points in segmentation)
 
 
 def annotation_fault(annotation: dict, sizes: dict, categories: set) -> Kind | None:

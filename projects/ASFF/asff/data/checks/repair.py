@@ -13,6 +13,7 @@ from .inspection import (
     Kind,
     annotation_fault,
     box_key,
+    has_outline,
     image_sizes,
     inspect_categories,
     is_complete,
@@ -131,6 +132,9 @@ def repair_annotations(
         if not is_complete(annotation):
             changes[f"completed {Kind.INCOMPLETE.description}"] += 1
             complete(annotation)
+        if not has_outline(annotation):
+            changes["removed segmentations without outline"] += 1
+            del annotation["segmentation"]
         annotations.append(annotation)
     return annotations
 

@@ -45,7 +45,7 @@ def summarize(records: list[dict]) -> list[tuple[int, str]]:
     ]
     for lost, what in ((flat, "without area"), (outside, "outside their image")):
         if lost.any():
-            lines.append((logging.WARNING, f"{lost.sum()} boxes {what} are not used."))
+            lines.append((logging.WARNING, f"Not used: boxes {what} ({lost.sum()})."))
     return lines + report_missing([record["file_name"] for record in records])
 
 
