@@ -82,7 +82,9 @@ def overfit(config, tmp_path_factory) -> tuple[Run, Path]:
 def test_trains_and_evaluates(trained):
     check_four_steps(*trained)
     output = trained[0].output
+    # Logged before the training's own log begins, and after.
     assert output.count("Running on the CPU: --num-gpus is 0.") == 1
+    assert output.count("Training stream: ") == 1
     assert "MODEL.YOLOV3.NORM: BN instead of SyncBN (1 process on cpu)" in output
 
 
@@ -103,6 +105,26 @@ def test_new_training_ignores_the_last_one(trained, config, tmp_path):
     assert f"with the weights of {weights} and nothing else of it" in run.output
     # The first step of a warm-up from a tenth.
     assert metrics(tmp_path)[0]["lr"] == pytest.approx(0.001)
+
+
+@pytest.fixture
+def broken_image(datasets) -> str:
+    """Truncates one of the test images for the length of a test; its path."""
+    path = datasets / "shapes" / "images" / "val_2.png"
+    data = path.read_bytes()
+    path.write_bytes(data[:-50])
+    yield str(path)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_evaluation_names_an_unreadable_image(trained, broken_image, config, tmp_path, alone):
+    """Nothing takes its place; what was trained is kept."""
+    weights = ("--eval-only", "MODEL.WEIGHTS", trained[1] / "model_final.pth")
+    options = weights if alone else ("SOLVER.MAX_ITER", 1)
+    run = run_here("--config-file", config, *options, "OUTPUT_DIR", tmp_path)
+    assert broken_image in run.error
+    assert (tmp_path / "model_final.pth").exists() is not alone
 
 
 def test_two_processes_train_and_evaluate(trained_in_two):
@@ -202,6 +224,7 @@ REFUSED = {
     ),
     "norm": ("MODEL.YOLOV3.NORM XBN", ["NORM 'XBN'", "BN, SyncBN"]),
     "no dataset": ("DATASETS.TRAIN ()", ["DATASETS.TRAIN is empty"]),
+    "an empty key": ("DATASETS.TRAIN None", ["DATASETS.TRAIN is empty"]),
     "dataset": (
         "DATASETS.TRAIN ('shapes_trian',)",
         ["DATASETS.TRAIN", "'shapes_trian'", "not registered", "shapes_train"],

@@ -27,7 +27,7 @@ from asff.data import (
     build_train_mapper,
     load_training_dicts,
 )
-from asff.data.build import build_augmentations
+from asff.data.build import build_augmentations, resolve_seed
 from asff.data.dataset import TrainingDataset
 from asff.data.reading import UnreadableImage
 from asff.data.stream import Sample
@@ -112,6 +112,16 @@ def test_testing_keeps_the_original_size(record):
     assert "instances" not in mapped
     # Not flipped: the blue fifth, 6.4 pixels wide, is on the left.
     assert mapped["image"][:, 15, 5].tolist() == [0, 0, 200]
+
+
+@pytest.mark.parametrize("cache", ["", "memory"])
+def test_channels_are_in_the_order_of_the_format(record, cache):
+    """Blue first, in training as in testing; the blue fifth is on the left."""
+    cfg = detector_cfg(*SQUARE, "INPUT.FORMAT", "BGR", "DATALOADER.CACHE", cache)
+    cfg.INPUT.RANDOM_FLIP = "none"
+    mapped = build_train_mapper(cfg, [record])(record, size=64)
+    assert mapped["image"][:, 30, 5].tolist() == [200, 0, 0]
+    assert build_test_mapper(cfg)(record)["image"][:, 30, 5].tolist() == [200, 0, 0]
 
 
 def test_testing_names_an_unreadable_file(record):
@@ -203,6 +213,15 @@ def test_limits_of_boxes(record):
         assert mapped["dropped_boxes"] == 2 - len(kept)
 
 
+@pytest.mark.parametrize(("least", "kept"), [(0.2, 1), (0.5, 0)])
+def test_share_of_a_box_that_must_be_left(record, least, kept):
+    """Crops of half the sides leave half of the width, and 15 to 25 of 30 pixels of the height."""
+    crop = ("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [25, 50])
+    record["annotations"] = [{**record["annotations"][0], "bbox": [0.0, 10.0, 100.0, 30.0]}]
+    mapped = map_record(record, "none", *crop, "INPUT.MIN_BOX_VISIBLE", least)
+    assert (len(mapped["instances"]), mapped["dropped_boxes"]) == (kept, 1 - kept)
+
+
 @pytest.mark.parametrize("cache", ["", "memory", "disk"])
 def test_cache(record, monkeypatch, cache):
     """Each of two samples of an image needs its pixels; whoever changes them spoils nothing."""
@@ -265,8 +284,9 @@ def test_builtin_datasets_are_read(datasets):
 
 
 @pytest.mark.parametrize("drop", [True, False])
-def test_images_without_boxes(config, drop):
+def test_images_without_boxes(config, caplog, drop):
     """Dropped or kept by Detectron2's key; where only the box is useless, the image stays."""
+    caplog.set_level(logging.INFO, "asff")
     cfg = tiny_cfg(config, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", drop)
     records = load_training_dicts(cfg)
     assert len(records) == NUM_TRAIN - drop
@@ -274,6 +294,8 @@ def test_images_without_boxes(config, drop):
     assert (f"train_{EMPTY}.png" in names) is not drop
     flat = records[names.index(f"train_{FLAT}.png")]
     assert [a["bbox"][2] for a in flat["annotations"]].count(0) == 1
+    summary = {r.getMessage(): r.levelname for r in caplog.records if r.name == "asff"}
+    assert summary["Not used: boxes without area (1)."] == "WARNING"
     mapped = build_train_mapper(cfg)(flat, size=64)
     assert len(mapped["instances"]) == len(flat["annotations"]) - 1
 
@@ -304,6 +326,19 @@ def test_seed_of_the_loader(config):
         return [x["file_name"] for batch, _ in zip(loader, range(3)) for x in batch]
 
     assert files() == files(seed=5) != files(seed=6)
+    assert build_train_loader(cfg, seed=0).sampler.stream.seed == 0
+
+
+@pytest.mark.parametrize(("seed", "resolved"), [(5, 5), (0, 0), (-1, 77)])
+def test_drawn_seed_is_shared(monkeypatch, seed, resolved):
+    """A negative one is drawn, and is what all processes agree on."""
+    monkeypatch.setattr("detectron2.utils.comm.shared_random_seed", lambda: 77)
+    assert resolve_seed(detector_cfg("SEED", seed)) == resolved
+
+
+def test_workers_of_the_config(config):
+    loader = build_train_loader(tiny_cfg(config, "DATALOADER.NUM_WORKERS", 2))
+    assert loader.batches.num_workers == 2
 
 
 def test_largest_size_comes_first(config):
@@ -358,6 +393,20 @@ def test_plain_stream(caplog):
     assert {(x.partner, x.size) for k in range(100) for x in stream(k)} == {(-1, 416)}
     message = "Training stream: 20 images, 2.5 iterations an epoch; sizes 416; no mixup."
     assert caplog.messages == [message]
+
+
+def test_stream_that_keeps_aspect_ratios(caplog):
+    """Sizes and mixup are none of Detectron2's mapper."""
+    caplog.set_level(logging.INFO, "asff")
+    stream_of(20, "INPUT.SQUARE", False)
+    assert caplog.messages == ["Training stream: 20 images, 2.5 iterations an epoch."]
+
+
+def test_one_image_is_too_few_to_mix(caplog):
+    """Whatever the key says."""
+    caplog.set_level(logging.INFO, "asff")
+    assert stream_of(1, "INPUT.MIXUP.PROB", 0.5, "INPUT.MIXUP.MIN_IMAGES", 0).mixup.prob == 0
+    assert caplog.messages[0].startswith("Mixup is off: there are 1 images, fewer than 2 (")
 
 
 @pytest.mark.parametrize(("num_images", "prob"), [(99, 0), (100, 0.5)])
@@ -429,8 +478,44 @@ def test_only_empty_images_are_refused(config, register, record):
     register("bare", lambda: [{**record, "annotations": []}], thing_classes=CLASSES)
     drop = ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True)
     cfg = tiny_cfg(config, "DATASETS.TRAIN", ("bare",), *drop)
-    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN \(bare\)"):
+    with pytest.raises(ValueError, match=r"TRAIN \(bare\) cannot be used: AssertionError: "):
         load_training_dicts(cfg)
+
+
+def test_no_training_set_is_refused(config):
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN is empty: name at least one dataset\."):
+        load_training_dicts(tiny_cfg(config, "DATASETS.TRAIN", ()))
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_proposals_are_loaded_where_they_are_used(config, monkeypatch, used):
+    seen = {}
+
+    def load(names: tuple, **options: object) -> list[dict]:
+        seen.update(options)
+        return []
+
+    monkeypatch.setattr("asff.data.build.get_detection_dataset_dicts", load)
+    options = ("MODEL.LOAD_PROPOSALS", used, "DATASETS.PROPOSAL_FILES_TRAIN", ("boxes.pkl",))
+    load_training_dicts(tiny_cfg(config, *options))
+    assert seen["proposal_files"] == (("boxes.pkl",) if used else None)
+    assert seen["min_keypoints"] == 0
+
+
+def test_classes_that_only_loading_shows_are_checked(config, datasets, register, tmp_path):
+    """In training, and in evaluation."""
+    content = json.loads((datasets / "shapes" / "train.json").read_text())
+    content["categories"].append({"id": 9, "name": "pentagon"})
+    path = tmp_path / "late.json"
+    path.write_text(json.dumps(content))
+    images = str(datasets / "shapes" / "images")
+    count = len(CLASSES)
+    for name, build in (("late", load_training_dicts), ("later", build_test_loader)):
+        register(name, lambda name=name: load_coco_json(str(path), images, name))
+        cfg = tiny_cfg(config, "DATASETS.TRAIN", (name,))
+        arguments = (cfg,) if build is load_training_dicts else (cfg, name)
+        with pytest.raises(ValueError, match=f"NUM_CLASSES is {count}, but .* has {count + 1}"):
+            build(*arguments)
 
 
 @pytest.mark.parametrize("case", ["pentagon", "JSONDecodeError"])

@@ -7,6 +7,7 @@ import logging
 import re
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -34,6 +35,11 @@ class Mapper:
         instances = make_instances([[0, 0, 9, 9], [1, 1, 5, 5]], [0, 1])
         image = torch.zeros(3, size, size, dtype=torch.uint8)
         return {**record, "image": image, "instances": instances, "dropped_boxes": 1}
+
+
+def count_threads(record: dict, other: dict | None, *, weight: float, size: int) -> dict:
+    """In place of a mapper."""
+    return {"image": None, "threads": cv2.getNumThreads()}
 
 
 def build(
@@ -78,6 +84,19 @@ def test_batches_without_their_history(workers):
     assert loader.account.boxes == 2 * BATCH * batches
     assert loader.account.dropped_boxes == BATCH * batches
     assert not loader.account.unreadable
+
+
+def test_workers_have_one_thread_each(monkeypatch):
+    """OpenCV would start one for each core, in each of them."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        loader = build(images=10, workers=1)
+        monkeypatch.setattr(loader.dataset, "mapper", count_threads)
+        ((first, *_), *_) = take(loader, 1)
+    finally:
+        cv2.setNumThreads(threads)
+    assert first["threads"] == 1
 
 
 def test_mixed_images_are_two_reads():
@@ -155,6 +174,14 @@ def failures_allowed(images: int, max_unreadable: float, reads_before: int = 0) 
 )
 def test_how_many_failures_are_allowed(images, max_unreadable, reads, allowed):
     assert failures_allowed(images, max_unreadable, reads) == allowed
+
+
+def test_each_failure_of_an_image_counts():
+    """One of 100 images may fail once in the first epoch, not twice."""
+    loader = build(images=100)
+    loader.count(example(unreadable=["a"]))
+    with pytest.raises(UnreadableImage, match="2 of 2 reads"):
+        loader.count(example(unreadable=["a"]))
 
 
 def test_processes_share_what_is_allowed():

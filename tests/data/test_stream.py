@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 from asff.data import build_stream
-from asff.data.stream import Mixup, Sizes, StreamSampler, TrainingStream, epoch_length, phase_length
+from asff.data.stream import (
+    BATCH,
+    ORDER,
+    SIZE,
+    Mixup,
+    Sizes,
+    StreamSampler,
+    TrainingStream,
+    epoch_length,
+    group_batches,
+    phase_length,
+)
 from tests.helpers import detector_cfg
 
 SIZES = tuple(range(320, 609, 32))
@@ -49,6 +60,16 @@ def test_any_order_of_questions_gives_the_same_answers():
     assert make_stream(seed=8).with_seed(7)(13) == straight[13]
 
 
+def test_no_two_draws_share_a_generator():
+    """Neither purposes, nor numbers, nor seeds; and each image has a seed of its own."""
+    places = [(7, purpose, number) for purpose in (ORDER, SIZE, BATCH) for number in (0, 1)]
+    places += [(8, purpose, 0) for purpose in (ORDER, SIZE, BATCH)]
+    draws = {make_stream(seed=seed).generator(*place).random() for seed, *place in places}
+    assert len(draws) == len(places)
+    stream = make_stream()
+    assert len({sample.seed for k in range(40) for sample in stream(k)}) == 40 * 8
+
+
 def test_with_seed_leaves_the_other_stream_alone():
     stream = make_stream()
     before = stream(3)
@@ -85,6 +106,7 @@ def test_epochs_see_every_image_once():
     epochs = [tuple(seen[i : i + 7]) for i in range(0, 210, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len(set(epochs)) > 20  # of 5040 orders
+    assert len(stream._orders) <= 3  # those long past take no memory
 
 
 def test_batches_larger_than_the_dataset():
@@ -104,10 +126,20 @@ def test_repeat_factors_are_kept_on_average_and_in_total():
     assert len({tuple(stream.order(e)) for e in range(50)}) == 50
 
 
+def test_roundings_of_two_images_are_not_tied():
+    """Of four images seen 1.5 times, any two are those seen twice."""
+    stream = make_stream(4, 3, factors=[1.5] * 4)
+    counts = [np.bincount(stream.order(e), minlength=4) for e in range(100)]
+    twice = {tuple(np.flatnonzero(count == 2).tolist()) for count in counts}
+    assert twice == {(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)}
+
+
 def test_total_of_factors_is_rounded():
     assert epoch_length(np.array([1.0, 1.2])) == 2
     assert epoch_length(np.array([1.0, 1.7])) == 3
     stream = make_stream(2, 2, factors=[1.0, 1.7])
+    # Both grow alike.
+    assert stream.repeat_factors.tolist() == pytest.approx([3 / 2.7, 5.1 / 2.7])
     assert {len(stream.order(e)) for e in range(50)} == {3}
 
 
@@ -138,6 +170,15 @@ def test_small_groups_are_mixed():
     assert np.bincount(seen).tolist() == [16] * 5
 
 
+def test_begun_batch_is_completed_first():
+    """1 image of 8 is there, and only 1 is left over: 6 of a whole batch help, then come others."""
+    groups = np.array([0] * 16 + [1] * 9)
+    for seed in range(10):
+        order = group_batches(np.arange(25), groups, 8, 1, np.random.default_rng(seed))
+        assert sorted(order) == list(range(25))
+        assert all(len(set(groups[order[place : place + 8]])) == 1 for place in (7, 15))
+
+
 def test_first_size_is_the_largest_and_sizes_last_ten_iterations():
     stream = make_stream()
     sizes = [{sample.size for sample in stream(k)} for k in range(200)]
@@ -145,6 +186,8 @@ def test_first_size_is_the_largest_and_sizes_last_ten_iterations():
     blocks = [set.union(*sizes[i : i + 10]) for i in range(0, 200, 10)]
     assert all(len(block) == 1 for block in blocks)
     assert blocks[0] == {608} and len(set.union(*blocks)) > 5
+    # The first ten iterations alone are not left to chance.
+    assert len({make_stream(seed=seed).size(10) for seed in range(20)}) > 5
 
 
 def test_sizes_are_uniform():
@@ -239,6 +282,10 @@ def test_wide_images_share_batches_where_they_keep_their_shape():
     off = config("INPUT.SQUARE", False, "DATALOADER.ASPECT_RATIO_GROUPING", False)
     assert build_stream(off, wide, seed=1).groups is None
     assert build_stream(config(), wide, seed=1).groups is None
+    # Images of unknown size are with the high ones, and so are square ones.
+    sizes = ({"width": 3, "height": 2}, {"width": 2, "height": 2}, {})
+    odd = [{"annotations": [], **size} for size in sizes]
+    assert build_stream(cfg, odd, seed=1).groups.tolist() == [1, 0, 0]
 
 
 def test_mixup_needs_enough_images(caplog):
@@ -258,3 +305,11 @@ def test_repeat_factors_of_the_config():
     stream = build_stream(cfg, records(25), seed=1)
     assert stream.epoch_length == 26
     assert np.bincount(stream.order(4)).tolist() == [2, *[1] * 24]
+
+
+def test_phases_count_repeats():
+    """2 epochs of 26 are 26 batches of 2; of 25 images without repeats they would be 25."""
+    sampler = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
+    cfg = config(*sampler, "DATALOADER.REPEAT_THRESHOLD", 0.16, "INPUT.MIXUP.OFF_EPOCHS", 2.0)
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    assert build_stream(cfg, records(25), seed=1).mixup.end == 100 - 26

@@ -133,10 +133,11 @@ def test_resumed_training_ends_with_the_same_weights(config, tmp_path, seed):
     assert "Starting fresh because --resume is not given" in run.output
     resumed.mkdir()
     shutil.copy(whole / "model_0000002.pth", resumed)
-    (resumed / "last_checkpoint").write_text("model_0000002.pth")
+    (resumed / "last_checkpoint").write_text("model_0000002.pth\n")  # as an editor leaves it
     run = run_here("--resume", *options, "DATALOADER.NUM_WORKERS", "2", "OUTPUT_DIR", resumed)
     assert run.code == 0, run.output
-    assert f"Resuming from iteration 3 of {resumed}/model_0000002.pth" in run.output
+    assert f"Resuming from iteration 3 of {resumed}/model_0000002.pth (seed" in run.output
+    assert "not SEED" not in run.output
     check_same_weights(resumed, whole)
 
 
@@ -173,9 +174,9 @@ def test_resume_keeps_the_seed_of_the_run(config, tmp_path):
     options = ("--config-file", config, "--resume", "OUTPUT_DIR", tmp_path)
     run = run_here(*options, "SOLVER.MAX_ITER", "1", "SEED", "5")
     assert f"Starting fresh because there is no checkpoint in {tmp_path} (seed 5)" in run.output
-    run = run_here(*options, "SOLVER.MAX_ITER", "2", "SEED", "6")
+    run = run_here(*options, "SOLVER.MAX_ITER", "2", "SEED", "0")
     assert "Resuming from iteration 1 of" in run.output
-    assert "(seed 5 as before, not SEED 6)" in run.output
+    assert "(seed 5 as before, not SEED 0)" in run.output
     assert read_checkpoint(tmp_path / "model_final.pth")["trainer"]["seed"] == 5
 
 
@@ -183,13 +184,18 @@ def test_resume_without_its_checkpoint(config, tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000007.pth")
     run = run_here("--config-file", config, "--resume", "OUTPUT_DIR", tmp_path)
     assert f"{tmp_path}/last_checkpoint names 'model_0000007.pth', which is not there" in run.error
+    fresh = ("SOLVER.MAX_ITER", 1, "DATASETS.TEST", ())
+    run = run_here("--config-file", config, *fresh, "OUTPUT_DIR", tmp_path)
+    assert run.code == 0, run.output
 
 
 def test_processes_that_would_start_apart_are_refused(config, tmp_path, monkeypatch):
     """Machines that do not share OUTPUT_DIR: one finds a checkpoint, the other does not."""
-    monkeypatch.setattr("detectron2.utils.comm.all_gather", lambda start: [start, (7, 1)])
-    run = run_here("--config-file", config, "OUTPUT_DIR", tmp_path)
-    assert "Processes would start at (iteration, seed) [(0, 1), (7, 1)]" in run.error
+    options = ("SOLVER.MAX_ITER", 1, "SEED", 5, "OUTPUT_DIR", tmp_path)
+    run_here("--config-file", config, *options)
+    monkeypatch.setattr("detectron2.utils.comm.all_gather", lambda start: [start, (0, 1)])
+    run = run_here("--config-file", config, "--resume", *options)
+    assert "Processes would start at (iteration, seed) [(0, 1), (1, 5)]" in run.error
     assert f"OUTPUT_DIR ('{tmp_path}')" in run.error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -86,6 +87,14 @@ def test_setup_resolves_and_freezes(config, clean_loggers):
     assert norms(cfg) == {"naiveSyncBN"}
     assert cfg.SOLVER.BASE_LR == 0.5
     assert cfg.is_frozen()
+
+
+def test_torchrun_reads_the_annotations_once(config, monkeypatch, clean_loggers):
+    """They may be large: rank 0 tells what is wrong with them."""
+    module = sys.modules["asff.engine.setup"]
+    monkeypatch.setattr(module, "check_contents", lambda *args: pytest.fail("read"))
+    monkeypatch.setenv("RANK", "1")
+    setup(argument_parser().parse_args(["--config-file", str(config)]))
 
 
 def test_reference_world_size_decides_what_divides(config, clean_loggers):

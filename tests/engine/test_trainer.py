@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import detectron2.engine
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from asff.engine import Trainer, argument_parser, launch, setup
 from asff.engine.setup import load_config
-from asff.engine.trainer import resolve_warmup
+from asff.engine.trainer import ReportClipping, resolve_warmup
 from tests.training import (
     ROOT,
     metrics,
@@ -59,6 +62,11 @@ def test_paper_decays_everything():
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.WARMUP_EPOCHS) == (64, 4)
 
 
+def test_weights_have_the_layout_that_is_fast(config):
+    weights = [x for x in Trainer.build_model(tiny_cfg(config)).parameters() if x.ndim == 4]
+    assert weights and all(x.is_contiguous(memory_format=torch.channels_last) for x in weights)
+
+
 @pytest.mark.parametrize(
     ("epochs", "images", "least", "iterations"),
     [
@@ -77,6 +85,12 @@ def test_warmup_has_a_least_length(epochs, images, least, iterations):
     resolved = resolve_warmup(cfg, images)
     assert resolved.SOLVER.WARMUP_ITERS == iterations
     assert resolved.is_frozen() and cfg.SOLVER.WARMUP_ITERS == least
+
+
+def test_training_warms_up_over_epochs(config, tmp_path):
+    """2 epochs of 12 images, one of them empty or not, are 6 batches of 4."""
+    options = ["SOLVER.WARMUP_EPOCHS", 2.0, "OUTPUT_DIR", str(tmp_path)]
+    assert Trainer(tiny_cfg(config, *options)).cfg.SOLVER.WARMUP_ITERS == 6
 
 
 def test_schedule():
@@ -116,6 +130,12 @@ def test_reference_world_size_scales_all_rates():
     assert phases == (10, 14, 60)
     assert scaled.is_frozen() and cfg.SOLVER.BASE_LR_END == 0.02
     assert Trainer.auto_scale_workers(cfg, 4) is cfg
+    # On 16, a quarter of the iterations, but a size for one at least.
+    inputs = Trainer.auto_scale_workers(
+        load_config("", [*options, "INPUT.SIZE_PERIOD", 1]), 16
+    ).INPUT
+    phases = (inputs.SIZE_PERIOD, inputs.FINAL_SIZE_ITERS, inputs.MIXUP.OFF_ITERS)
+    assert phases == (1, 2, 8)  # 0.25, 1.75, 7.5
     off = load_config("", [])
     assert Trainer.auto_scale_workers(off, 2) is off
 
@@ -132,6 +152,12 @@ def test_reference_world_size_trains(config, tmp_path):
     assert last["lr"] == pytest.approx(0.001 + 0.009 * (1 + math.cos(math.pi * 3 / 4)) / 2)
 
 
+def test_drawn_seed_is_that_of_all_parts(config, tmp_path):
+    """Also where nothing is to be resumed or loaded."""
+    trainer = Trainer(tiny_cfg(config, "SEED", -1, "OUTPUT_DIR", str(tmp_path)))
+    assert trainer.seed == trainer._trainer.seed == trainer.train_loader.sampler.stream.seed
+
+
 def test_resume_restores_optimizer_and_schedule(config, tmp_path):
     """A training of 6 steps that ended after 4."""
     options = ["OUTPUT_DIR", str(tmp_path), "SOLVER.CHECKPOINT_PERIOD", 4]
@@ -141,9 +167,11 @@ def test_resume_restores_optimizer_and_schedule(config, tmp_path):
     trainer.train()
     (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
 
-    resumed = Trainer(tiny_cfg(config, *options, "SOLVER.MAX_ITER", 6))
+    resumed = Trainer(tiny_cfg(config, *options, "SOLVER.MAX_ITER", 6, "SEED", 9))
     resumed.resume_or_load(resume=True)
     assert resumed.start_iter == 4
+    # Random layers go on with the seed of the run, too.
+    assert resumed._trainer.seed == trainer.seed == 1
     # Not that of a new schedule, which starts to warm up.
     rate = 0.001 + 0.009 * (1 + math.cos(math.pi * 4 / 6)) / 2
     assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
@@ -156,12 +184,44 @@ def test_resume_restores_optimizer_and_schedule(config, tmp_path):
         assert torch.equal(restored[key]["momentum_buffer"], state["momentum_buffer"])
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, saved["model"][name])
+    # A run from before the seed was kept has that of the config.
+    del saved["trainer"]["seed"]
+    resumed.seed = 9
+    resumed.load_state_dict(saved["trainer"])
+    assert resumed.seed == 9
 
 
 def test_share_of_clipped_steps_is_reported(config, tmp_path):
     run = run_here("--config-file", config, "SOLVER.MAX_GRAD_NORM", 1e-6, "OUTPUT_DIR", tmp_path)
     assert "The gradient norm was clipped at 1e-06 in 4 of 4 steps (100.0%)." in run.output
     assert metrics(tmp_path)[0]["clipped"] == 1
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(0.0, 4), (5.0, 0)])
+def test_no_report_on_clipping(caplog, limit, steps):
+    """Where it is off, or a resumed training had nothing left to do."""
+    caplog.set_level(logging.INFO, "asff")
+    hook = ReportClipping()
+    step = SimpleNamespace(max_grad_norm=limit, steps=steps, clipped_steps=0)
+    hook.trainer = SimpleNamespace(_trainer=step)
+    hook.after_train()
+    assert not caplog.messages
+
+
+def test_truths_of_an_earlier_evaluation_are_not_used(config, tmp_path):
+    """Detectron2 writes those of a dataset of Python code to a file; the dataset may change."""
+    stale = tmp_path / "inference" / "python" / "python_coco_format.json"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("{}")
+    record = {"file_name": "a.png", "image_id": 7, "height": 4, "width": 4, "annotations": []}
+    DatasetCatalog.register("python", lambda: [record])
+    MetadataCatalog.get("python").thing_classes = ["bolt"]
+    try:
+        Trainer.build_evaluator(tiny_cfg(config, "OUTPUT_DIR", str(tmp_path)), "python")
+    finally:
+        DatasetCatalog.remove("python")
+        MetadataCatalog.remove("python")
+    assert [image["id"] for image in json.loads(stale.read_text())["images"]] == [7]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

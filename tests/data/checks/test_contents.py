@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 
+from asff.data import check_contents
 from tests.training import run_here
 
 
@@ -28,7 +31,8 @@ def no_annotation_id(content: dict) -> None:
 
 
 def no_box(content: dict) -> None:
-    del content["annotations"][2]["bbox"]
+    for annotation in content["annotations"][2:7]:  # more than are named
+        del annotation["bbox"]
 
 
 def three_numbers(content: dict) -> None:
@@ -56,7 +60,7 @@ BROKEN = {
     share_category: "categories with the id or name of another (2), as circle",
     unknown_category: "annotations of unknown categories (1), as ",
     no_annotation_id: "annotations without an id of their own (1), as ",
-    no_box: "boxes that are not four finite numbers (1), as ",
+    no_box: "boxes that are not four finite numbers (5), as ",
     three_numbers: "annotation 3, box [1, 2, 3]. ",
     no_number: "annotation 3, box [1, None, 3, 4]. ",
     no_height: "stated 80 x None",
@@ -119,3 +123,30 @@ def test_eval_only_looks_at_the_test_data_alone(break_split, tmp_path: Path):
     options = break_split(no_box, "train")
     run = run_here(*options, "--eval-only", "MODEL.WEIGHTS", tmp_path / "none.pth")
     assert "MODEL.WEIGHTS" in run.error and "broken" not in run.error
+
+
+def test_no_image_is_opened(datasets, monkeypatch):
+    """There may be millions."""
+    monkeypatch.setattr("asff.data.checks.file_status.read_image", lambda path: pytest.fail(path))
+    check_contents(["shapes_train"], "DATASETS.TRAIN")
+
+
+@pytest.fixture
+def three_datasets(tmp_path: Path):
+    """One of Python code, a remote one, and one whose file is cut off."""
+    (tmp_path / "cut.json").write_text("{")
+    DatasetCatalog.register("python", list)
+    register_coco_instances("remote", {}, "https://example.org/a.json", "https://example.org")
+    register_coco_instances("cut", {}, str(tmp_path / "cut.json"), str(tmp_path))
+    names = ["python", "remote", "cut"]
+    yield names
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_only_files_that_are_here_are_looked_at(three_datasets):
+    check_contents(three_datasets[:2], "DATASETS.TEST")
+    message = r"DATASETS\.TEST names the dataset 'cut': .*cut\.json is not JSON"
+    with pytest.raises(ValueError, match=message):
+        check_contents(three_datasets, "DATASETS.TEST")

@@ -53,8 +53,8 @@ def test_sound_data(image):
 
 def test_boxes_that_are_not_used(image):
     records = [
-        make_record(image, [1, 2, 0, 4], [1, 2, 3, -4], [1, 2, math.nan, 4]),
         make_record(image, [9, 9, 9, 20], mode=XYXY),
+        make_record(image, [1, 2, 0, 4], [1, 2, 3, -4], [1, 2, math.nan, 4]),
         make_record(image, [60, 2, 3, 4], [-3, 2, 3, 4], [-2, 2, 3, 4], [59, 39, 9, 9]),
         make_record(image, [2, 40, 5, 50], mode=XYXY),
     ]
@@ -65,21 +65,32 @@ def test_boxes_that_are_not_used(image):
     ]
 
 
+def test_boxes_are_held_against_their_own_image(image):
+    """Two in an image that is wide enough, and one in an image that is not."""
+    wide = {**make_record(image, [70, 2, 9, 9], [100, 30, 9, 9]), "width": 120}
+    *_, line = summarize([wide, make_record(image, [70, 2, 9, 9])])
+    assert line == (logging.WARNING, "Not used: boxes outside their image (1).")
+
+
 def test_records_may_lack_annotations_and_sizes(image):
+    """And annotations need not say that they are no crowds."""
     record = {"file_name": str(image)}
     box = make_record(image, [500, 500, 1, 1])["annotations"]
+    del box[0]["iscrowd"]
     assert summarize([record, {**record, "annotations": box}]) == [
         first_line(images=2, objects=1, empty=1, crowd=0)
     ]
 
 
 def test_missing_files_are_counted_and_some_are_named(image, tmp_path):
-    missing = [tmp_path / f"gone{i}.png" for i in range(5)]
+    missing = [tmp_path / f"gone{i}.png" for i in (4, 0, 3, 1, 2)]
     records = [make_record(path) for path in (missing[0], image, *missing)]
     *_, (level, line) = summarize(records)
     assert level == logging.WARNING
     assert line.startswith("5 image files do not exist (tools/check_dataset.py --fix ")
     assert line.endswith(f": {missing[0]}, {missing[1]}, {missing[2]}, ...")
+    *_, (_, line) = summarize(records[:5])
+    assert line.endswith(f": {missing[0]}, {missing[1]}, {missing[2]}")
     *_, (_, line) = summarize(records[:2])
     assert line.startswith("1 image files") and line.endswith(f": {missing[0]}")
 

@@ -172,7 +172,7 @@ def test_test_dev_writes_what_the_server_takes(config, tmp_path, dev_images):
     assert "copypaste: AP" not in run.output
 
 
-def test_evaluator_names_the_file_to_upload(tmp_path, dev_images, caplog):
+def test_evaluator_names_the_file_to_upload(tmp_path, dev_images, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "asff")
     evaluator = Evaluator(dev_images, output_dir=str(tmp_path / "out"), use_fast_impl=False)
     evaluator.reset()
@@ -190,3 +190,8 @@ def test_evaluator_names_the_file_to_upload(tmp_path, dev_images, caplog):
         f"{dev_images} has no annotations, hence no AP. Its detections, to be uploaded to the "
         f"evaluation server: {file}"
     )
+    # The first process alone has it.
+    caplog.clear()
+    monkeypatch.setattr("detectron2.utils.comm.is_main_process", lambda: False)
+    assert evaluator.evaluate() == {}
+    assert not caplog.messages
