@@ -89,6 +89,12 @@ def test_setup_resolves_and_freezes(config, clean_loggers):
     assert cfg.is_frozen()
 
 
+def test_no_test_data(config, clean_loggers):
+    """As an empty `TEST:` in YAML."""
+    args = ["--config-file", str(config), "DATASETS.TEST", "None"]
+    assert setup(argument_parser().parse_args(args)).DATASETS.TEST == ()
+
+
 def test_torchrun_reads_the_annotations_once(config, monkeypatch, clean_loggers):
     """They may be large: rank 0 tells what is wrong with them."""
     module = sys.modules["asff.engine.setup"]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 
 
 class Evaluator(COCOEvaluator):
-    """COCOEvaluator that names the file to upload where a dataset has no annotations."""
+    """COCOEvaluator that takes any annotation ids, and names the file where there is no truth."""
+
+    def __init__(self, dataset_name: str, **options):
+        super().__init__(dataset_name, **options)
+        # pycocotools computes with the ids, and takes a truth with id 0 for none.
+        for number, annotation in enumerate(self._coco_api.dataset.get("annotations", ()), start=1):
+            annotation["id"] = number
+        with redirect_stdout(io.StringIO()):
+            self._coco_api.createIndex()
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict:
         results = super().evaluate(img_ids)

@@ -106,3 +106,15 @@ def test_all_files_missing(tmp_path):
 
 def test_no_data():
     assert summarize([]) == [first_line(images=0, objects=0, empty=0, crowd=0)]
+
+
+def test_paths_may_be_written_in_other_ways(tmp_path):
+    """As some programs do: with two slashes, or by way of another folder."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"x")
+    records = [
+        {"file_name": f"{tmp_path}/{name}", "height": 9, "width": 9, "annotations": []}
+        for name in ("images//a.png", "other/../images/a.png", "images//b.png")
+    ]
+    (_, message) = summarize(records)[-1]
+    assert message.startswith("1 image files do not exist") and "images//b.png" in message

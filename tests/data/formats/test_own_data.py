@@ -195,3 +195,34 @@ def test_evaluator_names_the_file_to_upload(tmp_path, dev_images, caplog, monkey
     monkeypatch.setattr("detectron2.utils.comm.is_main_process", lambda: False)
     assert evaluator.evaluate() == {}
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2], ["a", "b", "c"]], ids=["zero", "texts"])
+def test_evaluator_takes_any_annotation_ids(tmp_path, own_data, ids):
+    """Perfect detections of three truths; pycocotools takes the id 0 for no match at all."""
+    boxes = [[1, 2, 20, 30], [30, 5, 20, 20], [40, 30, 15, 25]]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 60, "width": 80}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": 1, "bbox": box, "area": 400, "iscrowd": 0}
+            for i, box in zip(ids, boxes)
+        ],
+        "categories": [{"id": 1, "name": "part"}],
+    }
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(content))
+    register_coco_instances("any_ids", {}, str(path), str(tmp_path))
+    try:
+        DatasetCatalog.get("any_ids")
+        evaluator = Evaluator("any_ids", output_dir=str(tmp_path / "out"), use_fast_impl=False)
+        evaluator.reset()
+        instances = Instances((60, 80))
+        corners = [[x, y, x + w, y + h] for x, y, w, h in boxes]
+        instances.pred_boxes = Boxes(torch.tensor(corners, dtype=torch.float32))
+        instances.pred_classes = torch.zeros(3, dtype=torch.int64)
+        instances.scores = torch.tensor([0.9, 0.8, 0.7])
+        evaluator.process([{"image_id": 1}], [{"instances": instances}])
+        assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    finally:
+        DatasetCatalog.remove("any_ids")
+        MetadataCatalog.remove("any_ids")

@@ -131,7 +131,9 @@ def build_stream(cfg: CfgNode, records: list[dict], seed: int) -> TrainingStream
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
-        ).numpy()
+        )
+        # In float32 their running sum would drift.
+        factors = factors.double().numpy()
     options, end = cfg.INPUT, cfg.SOLVER.MAX_ITER
     per_epoch = epoch_length(factors) / cfg.SOLVER.IMS_PER_BATCH
     without = phase_length(options.MIXUP.OFF_EPOCHS, options.MIXUP.OFF_ITERS, per_epoch=per_epoch)
@@ -194,7 +196,7 @@ def load_training_dicts(cfg: CfgNode) -> list[dict]:
             min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if keypoints else 0,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if proposals else None,
         )
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         raise ValueError(
             f"DATASETS.TRAIN ({', '.join(names)}) cannot be used: {kind}{error}"

@@ -49,6 +49,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     setup_logger(distributed_rank=int(os.getenv("RANK", "0")), name="asff")
     cfg = load_config(args.config_file, args.opts)
+    if cfg.DATASETS.TEST is None:  # an empty value in YAML
+        cfg.DATASETS.TEST = ()
     names = [*cfg.DATASETS.TEST]
     if not args.eval_only:
         names = [*(cfg.DATASETS.TRAIN or ()), *names]

@@ -139,7 +139,6 @@ class Trainer(DefaultTrainer):
         scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
         if scaled is cfg:
             return cfg
-        scaled = scaled.clone()
         scaled.defrost()
         scale = scaled.SOLVER.BASE_LR / cfg.SOLVER.BASE_LR
         scaled.SOLVER.BASE_LR_END *= scale

@@ -69,16 +69,18 @@ def missing_files(paths: Iterable[str]) -> set[str]:
 
     Every folder is read once: to ask file by file takes minutes on a network drive.
     """
-    folders = defaultdict(set)
+    folders = defaultdict(dict)
     for path in paths:
-        folders[os.path.dirname(path)].add(path)
+        folder, name = os.path.split(os.path.normpath(path))
+        folders[folder].setdefault(name, []).append(path)
     missing = set()
     for folder, expected in folders.items():
         try:
             with os.scandir(folder or os.curdir) as entries:
-                missing |= expected - {os.path.join(folder, entry.name) for entry in entries}
+                absent = expected.keys() - {entry.name for entry in entries}
         except OSError:
-            missing |= expected
+            absent = expected.keys()
+        missing.update(path for name in absent for path in expected[name])
     return missing
 
 
