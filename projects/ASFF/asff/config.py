@@ -64,6 +64,18 @@ def add_model_config(cfg: CN) -> None:
     cfg.MODEL.YOLOV3.FEATURE_ADAPTION = True
     cfg.MODEL.YOLOV3.ANCHOR_FREE = True
 
+    # ASFF* (paper 4.2): a receptive field block before the feature adaption, and DropBlock in the
+    # neck. Its block sizes, in cells: rows of [share of the training from which it holds, sizes for
+    # strides 32, 16, 8]; none before the first. The authors': from epochs 5, 80 and 150 of 300.
+    cfg.MODEL.YOLOV3.RFB = False
+    cfg.MODEL.YOLOV3.DROP_BLOCK = CN()
+    cfg.MODEL.YOLOV3.DROP_BLOCK.KEEP = 1.0  # share of values kept; 1.0 switches it off
+    cfg.MODEL.YOLOV3.DROP_BLOCK.SCHEDULE = [
+        [5 / 300, 1, 3, 5],
+        [80 / 300, 3, 5, 7],
+        [150 / 300, 7, 7, 7],
+    ]
+
     # Predictions that overlap a truth by more IoU than this, and are not positive, have no
     # objectness loss.
     cfg.MODEL.YOLOV3.IGNORE_THRESH = 0.7

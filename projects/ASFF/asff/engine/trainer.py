@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import weakref
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -14,12 +15,13 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoint import Checkpointer
+from ..checkpoint import Checkpointer, describe_model
 from ..data import build_test_loader, build_train_loader, load_training_dicts
 from ..data.build import resolve_seed
 from ..data.loader import TrainingLoader
 from ..data.reading import UnreadableImage
 from ..evaluation import Evaluator
+from ..modeling.drop_block import DropBlock, block_sizes
 from .launch import user_errors
 from .train_step import TrainStep
 
@@ -52,13 +54,15 @@ class Trainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer.about = describe_model(cfg)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        return [*super().build_hooks(), ReportClipping(), ReportData()]
+        drop_block = ScheduleDropBlock(self.cfg.MODEL.YOLOV3.DROP_BLOCK.SCHEDULE)
+        return [*super().build_hooks(), drop_block, ReportClipping(), ReportData()]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last checkpoint of OUTPUT_DIR, or begin with MODEL.WEIGHTS.
@@ -166,6 +170,22 @@ def resolve_warmup(cfg: CfgNode, num_images: int) -> CfgNode:
         "iterations."
     )
     return cfg
+
+
+class ScheduleDropBlock(HookBase):
+    """Set the block sizes of DropBlock, if there is any, by the share of the training done."""
+
+    def __init__(self, schedule: Sequence[Sequence[float]]):
+        self.schedule = schedule
+
+    def before_train(self) -> None:
+        modules = self.trainer.model.modules()
+        self.layers = [module for module in modules if isinstance(module, DropBlock)]
+
+    def before_step(self) -> None:
+        share = self.trainer.iter / self.trainer.max_iter
+        for layer, size in zip(self.layers, block_sizes(self.schedule, share, len(self.layers))):
+            layer.block_size = size
 
 
 class ReportData(HookBase):

@@ -16,6 +16,7 @@ from torchvision.ops import DeformConv2d
 from .anchors import Rows
 from .box_transform import apply_deltas, predict_anchors
 from .layers import conv_norm_act, msra_init, scale_channels
+from .rfb import ReceptiveFieldBlock
 
 
 @dataclass
@@ -53,10 +54,16 @@ class FeatureAdaption(nn.Module):
 
     From the authors' code: there are as many offset groups as slots (where they divide the
     channels), and the shape logits are detached, so that this path does not train the shapes.
+
+    Args:
+        channels: of the feature.
+        num_slots: A.
+        rfb: widen the receptive field of the feature first (ASFF*).
     """
 
-    def __init__(self, channels: int, num_slots: int):
+    def __init__(self, channels: int, num_slots: int, *, rfb: bool = False):
         super().__init__()
+        self.rfb = ReceptiveFieldBlock(channels) if rfb else nn.Identity()
         groups = math.gcd(channels, num_slots)
         self.offset = nn.Conv2d(2 * num_slots, 2 * 9 * groups, 1, groups=groups)
         self.deform = DeformConv2d(channels, channels, 3, padding=1)
@@ -67,7 +74,7 @@ class FeatureAdaption(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             # At a NaN the sampling reads outside of its memory: the process would just die.
             offsets = self.offset(shape_logits.detach().float()).nan_to_num()
-            return self.deform(x.float(), offsets).to(x.dtype)
+            return self.deform(self.rfb(x.float()), offsets).to(x.dtype)
 
 
 class YOLOv3HeadLevel(nn.Module):
@@ -78,6 +85,7 @@ class YOLOv3HeadLevel(nn.Module):
         num_slots: A.
         guided_anchoring: predict the anchors' shapes.
         feature_adaption: adapt the feature to the shapes; needs ``guided_anchoring``.
+        rfb: widen the receptive field before; needs ``feature_adaption``.
     """
 
     def __init__(
@@ -89,6 +97,7 @@ class YOLOv3HeadLevel(nn.Module):
         *,
         guided_anchoring: bool,
         feature_adaption: bool,
+        rfb: bool,
         norm: str,
         activation: str,
     ):
@@ -97,7 +106,9 @@ class YOLOv3HeadLevel(nn.Module):
         self.num_classes = num_classes
         self.conv = conv_norm_act(in_channels, channels, 3, norm=norm, activation=activation)
         self.shape = nn.Conv2d(channels, 2 * num_slots, 1) if guided_anchoring else None
-        self.adaption = FeatureAdaption(channels, num_slots) if feature_adaption else None
+        self.adaption = None
+        if feature_adaption:
+            self.adaption = FeatureAdaption(channels, num_slots, rfb=rfb)
         self.predict = nn.Conv2d(channels, num_slots * (5 + num_classes), 1)
         self.init_weights(activation)
 
@@ -112,6 +123,8 @@ class YOLOv3HeadLevel(nn.Module):
             # No activation follows.
             nn.init.kaiming_normal_(self.adaption.deform.weight, nonlinearity="linear")
             nn.init.zeros_(self.adaption.deform.bias)
+            if isinstance(self.adaption.rfb, ReceptiveFieldBlock):
+                self.adaption.rfb.init_weights()
         # Of ten thousands of rows a handful are objects. Start from there (as RetinaNet does), or
         # the first loss, a sum over all rows, is in the ten thousands and its step ruins all.
         bias = torch.zeros(self.num_slots, 5 + self.num_classes)
@@ -147,6 +160,7 @@ class YOLOv3Head(nn.Module):
         width: float = 1.0,
         guided_anchoring: bool = True,
         feature_adaption: bool = True,
+        rfb: bool = False,
         norm: str = "BN",
         activation: str = "leaky_relu",
     ):
@@ -155,6 +169,11 @@ class YOLOv3Head(nn.Module):
             raise ValueError(
                 "MODEL.YOLOV3.FEATURE_ADAPTION is True but MODEL.YOLOV3.GUIDED_ANCHORING is False: "
                 "features are adapted to predicted shapes. Switch both on, or the first off."
+            )
+        if rfb and not feature_adaption:
+            raise ValueError(
+                "MODEL.YOLOV3.RFB is True but MODEL.YOLOV3.FEATURE_ADAPTION is False, of which the "
+                "receptive field block is a part. Switch both on, or the first off."
             )
         self.anchors = anchors
         self.num_classes = num_classes
@@ -166,6 +185,7 @@ class YOLOv3Head(nn.Module):
                 num_classes,
                 guided_anchoring=guided_anchoring,
                 feature_adaption=feature_adaption,
+                rfb=rfb,
                 norm=norm,
                 activation=activation,
             )

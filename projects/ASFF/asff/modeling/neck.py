@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
+from .drop_block import DropBlock
 from .layers import conv_norm_act, msra_init, scale_channels
 
 
@@ -27,8 +28,15 @@ class SpatialPyramidPooling(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
-def conv_set(in_channels: int, channels: int, *, spp: bool, **style) -> nn.Sequential:
-    """Five convolutions, 1x1 and 3x3 in turn; with ``spp``, pooling after the third."""
+def conv_set(
+    in_channels: int, channels: int, *, spp: bool, drop_after: str, keep: float, **style
+) -> nn.Sequential:
+    """Five convolutions, 1x1 and 3x3 in turn; with ``spp``, pooling after the third.
+
+    Args:
+        drop_after: the layer that DropBlock follows.
+        keep: share of values that DropBlock keeps.
+    """
     layers = OrderedDict(
         conv1=conv_norm_act(in_channels, channels, 1, **style),
         conv2=conv_norm_act(channels, 2 * channels, 3, **style),
@@ -39,7 +47,12 @@ def conv_set(in_channels: int, channels: int, *, spp: bool, **style) -> nn.Seque
         layers["spp_conv"] = conv_norm_act(4 * channels, channels, 1, **style)
     layers["conv4"] = conv_norm_act(channels, 2 * channels, 3, **style)
     layers["conv5"] = conv_norm_act(2 * channels, channels, 1, **style)
-    return nn.Sequential(layers)
+    modules = nn.Sequential()
+    for name, layer in layers.items():
+        modules.add_module(name, layer)
+        if keep < 1 and name == drop_after:
+            modules.add_module("drop_block", DropBlock(keep))
+    return modules
 
 
 class YOLOv3Neck(nn.Module):
@@ -51,6 +64,7 @@ class YOLOv3Neck(nn.Module):
         spp: spatial pyramid pooling at the coarsest level.
         widen_finest: one more 3x3 convolution, to twice the channels, at the finest level, as the
             authors' DarkNet-53 has it where fusion follows.
+        keep: share of values that DropBlock keeps; 1 leaves it out.
     """
 
     def __init__(
@@ -60,6 +74,7 @@ class YOLOv3Neck(nn.Module):
         width: float = 1.0,
         spp: bool = True,
         widen_finest: bool = False,
+        keep: float = 1.0,
         norm: str = "BN",
         activation: str = "leaky_relu",
     ):
@@ -74,7 +89,18 @@ class YOLOv3Neck(nn.Module):
             if level > 0:
                 self.laterals.append(conv_norm_act(self.out_channels[-1], channels, 1, **style))
                 in_channels += channels
-            self.conv_sets.append(conv_set(in_channels, channels, spp=spp and level == 0, **style))
+            coarsest = level == 0
+            self.conv_sets.append(
+                conv_set(
+                    in_channels,
+                    channels,
+                    spp=spp and coarsest,
+                    # As in the authors' code.
+                    drop_after="conv4" if coarsest else "conv2",
+                    keep=keep,
+                    **style,
+                )
+            )
             self.out_channels.append(channels)
         self.widen = None
         if widen_finest:

@@ -83,6 +83,7 @@ def build_pyramid(cfg) -> YOLOv3Pyramid:
         width=cfg.MODEL.YOLOV3.NECK.WIDTH,
         spp=cfg.MODEL.YOLOV3.NECK.SPP,
         widen_finest=cfg.MODEL.YOLOV3.NECK.WIDEN_FINEST,
+        keep=cfg.MODEL.YOLOV3.DROP_BLOCK.KEEP,
         norm=cfg.MODEL.YOLOV3.NORM,
         activation=cfg.MODEL.YOLOV3.ACTIVATION,
     )

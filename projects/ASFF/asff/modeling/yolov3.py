@@ -88,6 +88,7 @@ class YOLOv3(DenseDetector):
             width=options.NECK.WIDTH,
             guided_anchoring=options.GUIDED_ANCHORING,
             feature_adaption=options.FEATURE_ADAPTION,
+            rfb=options.RFB,
             norm=options.NORM,
             activation=options.ACTIVATION,
         )

@@ -20,34 +20,22 @@ from detectron2.modeling import build_model
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
+from asff.checkpoint.authors import VARIANTS, key_map
+from asff.engine.setup import load_config, resolve_sync_norm
 from asff.modeling import YOLOv3
 from asff.modeling.losses import YOLOv3Losses
-from tests.helpers import MOBILENET, detector_cfg, make_instances
-from tests.modeling.reference import (
+from tests.checkpoint.reference import (
     BCCD,
     needs_reference,
-    our_key,
     recorded_losses,
     recorded_predictions,
     reference_weights,
 )
+from tests.helpers import make_instances
 
 pytestmark = needs_reference
 
-VARIANTS = {
-    "asff": (
-        *("MODEL.BACKBONE.NAME", "build_darknet_backbone"),
-        *("MODEL.YOLOV3.NECK.WIDEN_FINEST", True),
-        # With the last anchor as their checkpoints of DarkNet-53 need it.
-        "MODEL.YOLOV3.ANCHORS",
-        [
-            [[10, 13], [16, 30], [33, 23]],
-            [[30, 61], [62, 45], [42, 119]],
-            [[116, 90], [156, 198], [121, 240]],
-        ],
-    ),
-    "mobilenetv2_asff": MOBILENET,
-}
+CONFIGS = Path(__file__).parents[2] / "configs" / "authors"
 TERMS = {
     "anchor_losses": "loss_shape",
     "iou_losses": "loss_iou",
@@ -66,9 +54,11 @@ def variant(request: pytest.FixtureRequest) -> str:
 
 def load_model(variant: str) -> YOLOv3:
     """Our network with the known weights, all of which must find their place."""
-    model = build_model(detector_cfg(*VARIANTS[variant]))
-    weights = reference_weights().state_dict(variant)
-    model.load_state_dict({our_key(key, variant): value for key, value in weights.items()})
+    cfg = load_config(str(CONFIGS / VARIANTS[variant].config), ["MODEL.DEVICE", "cpu"])
+    resolve_sync_norm(cfg, world_size=1)
+    model = build_model(cfg)
+    weights, keys = reference_weights().state_dict(variant), key_map(variant)
+    model.load_state_dict({keys[key]: value for key, value in weights.items()})
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 0.0  # the recorded statistics stay, whatever passes in training mode
@@ -131,7 +121,7 @@ def print_gradient_norms(variant: str) -> None:
     parameters = dict(model.named_parameters())
     norms = {}
     for case, losses in all_losses(model, list(recorded)).items():
-        keys = {key: parameters[our_key(key, variant)] for key in recorded[case]["grad_norms"]}
+        keys = {key: parameters[key_map(variant)[key]] for key in recorded[case]["grad_norms"]}
         total = sum(losses.values())
         gradients = torch.autograd.grad(total, list(keys.values()), retain_graph=True)
         norms[case] = dict(zip(keys, (gradient.norm().item() for gradient in gradients)))
@@ -180,7 +170,7 @@ def test_gradient_norms(variant: str, report: Callable[[str], None]):
     recorded ones by up to 3e-3. With another order of the sums the values are as right, but not
     comparable. The instruction set is chosen when a process starts: hence a process of its own.
     """
-    code = "from tests.modeling.test_agreement import print_gradient_norms as f; f(%r)"
+    code = "from tests.checkpoint.test_agreement import print_gradient_norms as f; f(%r)"
     result = subprocess.run(
         [sys.executable, "-c", code % variant],
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -10,7 +10,12 @@ class Checkpointer(DetectionCheckpointer):
     """Refuses to load what does not fit the model at all, and to save a broken model.
 
     Runs no code from ``.pth`` files.
+
+    Attributes:
+        about: saved with every checkpoint, so that it can be used alone; see about.py.
     """
+
+    about: dict = {}
 
     def save(self, name: str, **kwargs) -> None:
         """Save as Detectron2 does.
@@ -27,7 +32,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"{name}.pth was not saved: {len(broken)} tensors of the model are not finite "
                 f"(for example {', '.join(broken[:3])}). Try a lower SOLVER.BASE_LR."
             )
-        super().save(name, **kwargs)
+        super().save(name, **self.about, **kwargs)
 
     def _load_file(self, filename: str) -> dict:
         try:

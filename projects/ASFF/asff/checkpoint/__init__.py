@@ -1,0 +1,6 @@
+"""Checkpoints: loading, saving, and weights of others under our names."""
+
+from .about import describe_model
+from .checkpointer import Checkpointer
+
+__all__ = ["Checkpointer", "describe_model"]

@@ -1,0 +1,193 @@
+"""The authors' checkpoints: which of their networks one is, and their key names as ours.
+
+Levels count from the coarsest. A *block* is a convolution with batch norm: `X.conv`, `X.batch_norm`
+there, `Y` and `Y.norm` here. Their numbers are indices in a list of modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torchvision.models import mobilenet_v2
+
+Tensors = dict[str, torch.Tensor]
+
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+BLOCKS_PER_STAGE = (1, 2, 8, 8, 4)  # DarkNet-53
+BRANCHES = (1, 2, 3, 3)  # convolutions of each branch of the receptive field block
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the authors' networks.
+
+    Attributes:
+        config: in configs/authors.
+        mobilenet: MobileNetV2 instead of DarkNet-53, without feature adaption.
+        fusion: with ASFF on all levels.
+        rfb: with receptive field blocks.
+    """
+
+    config: str
+    mobilenet: bool = False
+    fusion: bool = False
+    rfb: bool = False
+
+
+VARIANTS = {
+    "baseline": Variant("yolov3_d53_baseline.yaml"),
+    "asff": Variant("yolov3_d53_asff.yaml", fusion=True),
+    "asff_star": Variant("yolov3_d53_asff_star.yaml", fusion=True, rfb=True),
+    "mobilenetv2": Variant("yolov3_mobilenetv2.yaml", mobilenet=True),
+    "mobilenetv2_asff": Variant("yolov3_mobilenetv2_asff.yaml", mobilenet=True, fusion=True),
+}
+
+
+def from_authors(tensors: Tensors) -> tuple[str, Tensors]:
+    """The name of the variant, and its tensors under our names.
+
+    Also of their DarkNet-53 alone (``darknet53_feature_mx.pth``), whose name is "darknet53".
+
+    Raises:
+        ValueError: the keys are not exactly those of one variant; it lists what is wrong.
+    """
+    maps = {name: key_map(name) for name in VARIANTS} | {"darknet53": darknet_map()}
+    name = recognise(tensors, {name: set(keys) for name, keys in maps.items()})
+    return name, {maps[name][key]: tensor for key, tensor in tensors.items()}
+
+
+def to_authors(tensors: Tensors) -> tuple[str, Tensors]:
+    """The inverse of :func:`from_authors`, for whole detectors."""
+    maps = {name: {ours: key for key, ours in key_map(name).items()} for name in VARIANTS}
+    name = recognise(tensors, {name: set(keys) for name, keys in maps.items()})
+    return name, {maps[name][key]: tensor for key, tensor in tensors.items()}
+
+
+def recognise(tensors: Tensors, known: dict[str, set[str]]) -> str:
+    """The name of the set of keys that the tensors have."""
+    differences = {name: keys ^ tensors.keys() for name, keys in known.items()}
+    name = min(differences, key=lambda name: len(differences[name]))
+    if differences[name]:
+        missing = sorted(known[name] - tensors.keys())
+        foreign = sorted(tensors.keys() - known[name])
+        raise ValueError(
+            f"The {len(tensors)} tensors are those of no known network. Of the most similar, "
+            f"'{name}', {len(missing)} are missing{listed(missing)}, and {len(foreign)} are not "
+            f"part of it{listed(foreign)}."
+        )
+    return name
+
+
+def listed(keys: list[str]) -> str:
+    return f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else ""
+
+
+def darknet_map() -> dict[str, str]:
+    """:func:`key_map` of DarkNet-53 alone."""
+    keys: dict[str, str] = {}
+    add_blocks(keys, darknet_blocks())
+    return keys
+
+
+def key_map(name: str) -> dict[str, str]:
+    """Every key of the authors' state dict, and what it is called in ours."""
+    variant = VARIANTS[name]
+    keys = {}
+    if variant.mobilenet:
+        with torch.device("meta"):
+            names = list(mobilenet_v2().features.state_dict())
+        keys.update({f"module_list.{x}": f"backbone.bottom_up.features.{x}" for x in names})
+    else:
+        keys.update(darknet_map())
+    add_blocks(keys, neck_blocks(variant))
+    for level in range(3):
+        add_blocks(keys, level_blocks(variant, level))
+        for theirs, ours in plain_layers(variant, level):
+            keys.update({f"{theirs}.{x}": f"{ours}.{x}" for x in ("weight", "bias")})
+    return keys
+
+
+def add_blocks(keys: dict[str, str], blocks: Iterator[tuple[str, str]]) -> None:
+    for theirs, ours in blocks:
+        keys[f"{theirs}.conv.weight"] = f"{ours}.weight"
+        keys.update({f"{theirs}.batch_norm.{x}": f"{ours}.norm.{x}" for x in BATCH_NORM})
+
+
+def darknet_blocks() -> Iterator[tuple[str, str]]:
+    """Their and our names of the blocks of DarkNet-53."""
+    bottom_up = "backbone.bottom_up"
+    yield "module_list.0", f"{bottom_up}.stem"
+    for stage, num_blocks in enumerate(BLOCKS_PER_STAGE, start=1):
+        yield f"module_list.{2 * stage - 1}", f"{bottom_up}.res{stage}.0"
+        for block in range(num_blocks):
+            for conv in range(2):
+                theirs = f"module_list.{2 * stage}.module_list.{block}.{conv}"
+                yield theirs, f"{bottom_up}.res{stage}.{block + 1}.conv{conv + 1}"
+
+
+def neck_blocks(variant: Variant) -> Iterator[tuple[str, str]]:
+    """Of the neck, and of the 3x3 convolution that widens the finest level before its fusion."""
+    # MobileNetV2 has 8 modules more. The baseline on DarkNet-53 lists a convolution and a head
+    # after each level, which shifts those that follow by 2.
+    start = 8 * variant.mobilenet
+    shift = 2 * (not variant.fusion and not variant.mobilenet)
+    neck = "backbone.neck"
+    for level, first in enumerate((11, 20, 27)):
+        index = first + start + shift * level
+        convs = f"{neck}.conv_sets.{level}"
+        if level == 0:
+            numbers = {"conv3": 1, "spp_conv": 3, "conv4": 4, "conv5": 6}
+            pair = ("conv1", "conv2")
+        else:
+            yield f"module_list.{index - 2}", f"{neck}.laterals.{level - 1}"
+            numbers = {"conv1": 0, "conv2": 1, "conv5": 4}
+            pair = ("conv3", "conv4")
+        for name, number in numbers.items():
+            yield f"module_list.{index + number}", f"{convs}.{name}"
+        index += 3 * (level > 0)
+        for conv, name in enumerate(pair):
+            yield f"module_list.{index}.module_list.0.{conv}", f"{convs}.{name}"
+    if variant.fusion and not variant.mobilenet:
+        yield "module_list.32", f"{neck}.widen"
+
+
+def level_blocks(variant: Variant, level: int) -> Iterator[tuple[str, str]]:
+    """Of the fusion at a level, and of the 3x3 convolution of its head."""
+    head_conv = f"head.levels.{level}.conv"
+    if not variant.fusion:
+        theirs = f"level_{level}_conv" if variant.mobilenet else f"module_list.{18 + 9 * level}"
+        yield theirs, head_conv
+        return
+    theirs = f"level_{level}_conv" if variant.mobilenet else f"level_{level}_fusion"
+    for source in range(3):
+        yield f"{theirs}.weight_level_{source}", f"backbone.fusion.fuse.{level}.compress.{source}"
+        # In DarkNet-53 the two finer levels have as many channels.
+        same = source == level or (not variant.mobilenet and (level, source) == (2, 1))
+        if not same:
+            way = "compress" if source < level else "stride"
+            ours = f"backbone.fusion.resize.{level}.{source}.conv"
+            yield f"{theirs}.{way}_level_{source}", ours
+    yield f"{theirs}.expand", head_conv
+
+
+def plain_layers(variant: Variant, level: int) -> Iterator[tuple[str, str]]:
+    """Of a level's layers with bias and without batch norm."""
+    head = f"head.levels.{level}"
+    theirs = f"level_{level}_header"
+    if not variant.fusion and not variant.mobilenet:
+        theirs = f"module_list.{19 + 9 * level}"
+    yield f"{theirs}.guide_wh", f"{head}.shape"
+    yield f"{theirs}.conv", f"{head}.predict"
+    if not variant.mobilenet:
+        yield f"{theirs}.Feature_adaption.conv_offset", f"{head}.adaption.offset"
+        yield f"{theirs}.Feature_adaption.dconv", f"{head}.adaption.deform"
+    if variant.rfb:
+        for branch, num_convs in enumerate(BRANCHES):
+            for conv in range(num_convs):
+                place = f"Feature_adaption.rfb.branch_{branch}.{conv}"
+                yield f"{theirs}.{place}", f"{head}.adaption.rfb.branches.{branch}.{conv}"
+    if variant.fusion:
+        fusion = "conv" if variant.mobilenet else "fusion"
+        yield f"level_{level}_{fusion}.weight_levels", f"backbone.fusion.fuse.{level}.logits"
