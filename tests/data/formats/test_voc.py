@@ -108,7 +108,7 @@ def test_layouts(tmp_path, xml, images, keys):
         ("a.v1", "a.v1.Jpeg"),
         ("", "a.v1.Jpeg"),
         ("C:\\me\\a.png", "a.v1.Jpeg"),
-        ("/home/me/other.png", "other.png"),
+        ("/elsewhere/other.png", "other.png"),
     ],
 )
 def test_image_by_filename_or_by_the_name_of_the_xml_file(tmp_path, filename, found):
