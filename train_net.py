@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent / "projects" / "ASFF"))  # also whe
 
 # First, for it says what is not installed.
 from asff.checkpoint import Checkpointer
-from asff.data.reading import UnreadableImage
 from asff.engine import Trainer, argument_parser, launch, setup, user_errors
 
 # isort: split
@@ -48,13 +47,11 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
             model = Trainer.build_model(cfg)
             checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
             checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        with user_errors(UnreadableImage):  # other ValueErrors are the program's fault
-            return Trainer.test(cfg, model)
+        return Trainer.test(cfg, model)
     with user_errors():
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
-    with user_errors(UnreadableImage):
-        trainer.train()
+    trainer.train()
     return getattr(trainer, "_last_eval_results", None)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.training import CLASSES, Run, metrics, read_checkpoint, run_apart, run_here
+from tests.training import CLASSES, Run, metrics, read_checkpoint, run_apart, run_here, truncated
 
 # Two ways to two processes on the CPU.
 SPAWN = ("--num-gpus", 2, "--dist-url", "auto")
@@ -108,13 +109,10 @@ def test_new_training_ignores_the_last_one(trained, config, tmp_path):
 
 
 @pytest.fixture
-def broken_image(datasets) -> str:
-    """Truncates one of the test images for the length of a test; its path."""
-    path = datasets / "shapes" / "images" / "val_2.png"
-    data = path.read_bytes()
-    path.write_bytes(data[:-50])
-    yield str(path)
-    path.write_bytes(data)
+def broken_image(datasets) -> Iterator[str]:
+    """One of the test images."""
+    with truncated(datasets / "shapes" / "images" / "val_2.png") as path:
+        yield path
 
 
 @pytest.mark.parametrize("alone", [True, False])

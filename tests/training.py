@@ -120,6 +120,15 @@ def register_datasets(root: str | Path) -> None:
     register_builtin_datasets(root)
 
 
+@contextmanager
+def truncated(path: Path) -> Iterator[str]:
+    """A file that breaks off, for the length of a test; its path."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-50])
+    yield str(path)
+    path.write_bytes(data)
+
+
 @dataclass
 class Run:
     """How a run of train_net.py ended, and what it printed."""

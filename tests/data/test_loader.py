@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from asff.data.loader import TrainingLoader
 from asff.data.reading import UnreadableImage
 from asff.data.stream import Mixup, Sizes, StreamSampler, TrainingStream
 from tests.helpers import make_instances
-from tests.training import NUM_TRAIN, run_here
+from tests.training import NUM_TRAIN, run_here, truncated
 
 BATCH = 4
 
@@ -241,13 +242,10 @@ def test_resume_goes_on_at_an_iteration_of_another_seed(workers):
 
 
 @pytest.fixture
-def one_broken(datasets) -> str:
-    """Truncates one of the training images for the length of a test; its path."""
-    path = datasets / "shapes" / "images" / "train_3.png"
-    data = path.read_bytes()
-    path.write_bytes(data[:-50])
-    yield str(path)
-    path.write_bytes(data)
+def one_broken(datasets) -> Iterator[str]:
+    """One of the training images."""
+    with truncated(datasets / "shapes" / "images" / "train_3.png") as path:
+        yield path
 
 
 @pytest.mark.parametrize("workers", [0, 1])

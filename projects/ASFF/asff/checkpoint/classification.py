@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from asff.modeling import DarkNet, MobileNetV2
+from ..modeling import DarkNet, MobileNetV2
 
 logger = logging.getLogger("asff")
 

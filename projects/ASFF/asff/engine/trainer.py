@@ -103,6 +103,11 @@ class Trainer(DefaultTrainer):
         with user_errors(UnreadableImage):
             super().run_step()
 
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list | None = None) -> dict:
+        with user_errors(UnreadableImage):
+            return super().test(cfg, model, evaluators)
+
     def state_dict(self) -> dict:
         return {**super().state_dict(), "seed": self.seed}
 
