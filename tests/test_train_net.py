@@ -185,7 +185,7 @@ def test_resume_evaluates_the_last_checkpoint(overfit, config):
 
 # Name of the case: options after the config file, what the message says. FILES are in folder {0}.
 REFUSED = {
-    "fusion": ("MODEL.YOLOV3.FUSION.NAME asf", ["MODEL.YOLOV3.FUSION.NAME", "'asf'", "none, asff"]),
+    "fusion": ("MODEL.YOLOV3.FUSION.NAME asf", ["MODEL.YOLOV3.FUSION.NAME", "'asf'", "none, sum"]),
     "backbone": (
         "MODEL.BACKBONE.NAME darknet",
         [

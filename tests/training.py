@@ -101,6 +101,7 @@ def write_dataset(root: Path) -> None:
                         "image_id": i + 1,
                         "category_id": category + 1,
                         "bbox": box,
+                        "segmentation": [outline(*box)],
                         "area": box[2] * box[3],
                         "iscrowd": 0,
                     }
@@ -109,6 +110,11 @@ def write_dataset(root: Path) -> None:
         content = {"info": {}, "images": images, "annotations": annotations}
         content["categories"] = categories
         (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def outline(x: int, y: int, width: int, height: int) -> list[int]:
+    """A box as COCO's polygon."""
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
 def register_datasets(root: str | Path) -> None:

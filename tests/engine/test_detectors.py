@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training import metrics, run_here
+from tests.training import metrics, read_checkpoint, run_here
 
 pytestmark = pytest.mark.usefixtures("one_thread", "clean_loggers")
 
@@ -47,6 +47,9 @@ SOLVER: {IMS_PER_BATCH: 12, BASE_LR: 0.001, MAX_ITER: 2}
 SEED: 1
 VERSION: 2
 """
+MASKS = """  MASK_ON: True
+  ROI_MASK_HEAD: {NAME: "MaskRCNNConvUpsampleHead", NUM_CONV: 1, CONV_DIM: 16, POOLER_RESOLUTION: 7}
+"""
 FREEBIES = (
     *("INPUT.SQUARE", True, "INPUT.MIXUP.PROB", 1.0, "INPUT.MIXUP.MIN_IMAGES", 2),
     *("INPUT.COLOR.PROB", 1.0, "INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "min_iou"),
@@ -65,3 +68,25 @@ def test_trains_and_evaluates(datasets, tmp_path: Path, name, options):
     # The class count follows the data.
     assert ".NUM_CLASSES: 4, as shapes_train has" in run.output
     assert "copypaste: AP,AP50,AP75" in run.output
+
+
+@pytest.mark.parametrize(
+    "name, extra, builder",
+    [
+        ("RetinaNet", "", "build_retinanet_resnet_asff_fpn_backbone"),
+        ("GeneralizedRCNN", "", "build_resnet_asff_fpn_backbone"),
+        ("GeneralizedRCNN", MASKS, "build_resnet_asff_fpn_backbone"),
+    ],
+    ids=["RetinaNet", "Faster R-CNN", "Mask R-CNN"],
+)
+def test_trains_and_evaluates_with_asff_fpn(datasets, tmp_path: Path, name, extra, builder):
+    """One key swaps it in."""
+    config = tmp_path / "detector.yaml"
+    config.write_text(COMMON + DETECTORS[name] + extra + REST)
+    options = ("MODEL.BACKBONE.NAME", builder, "OUTPUT_DIR", tmp_path)
+    run = run_here("--config-file", config, *options)
+    assert run.code == 0, run.output
+    assert metrics(tmp_path)[0]["total_loss"] > 0
+    assert run.output.count("copypaste: AP,AP50,AP75") == (2 if extra else 1)
+    weights = read_checkpoint(tmp_path / "model_final.pth")["model"]
+    assert any(key.startswith("backbone.asff.fuse.") for key in weights)

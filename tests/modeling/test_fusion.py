@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from asff.modeling.fusion import AdaptiveFusion, PyramidFusion, Resize
+from asff.modeling.fusion import AdaptiveFusion, ConcatFusion, PyramidFusion, Resize, SumFusion
 from tests.helpers import TINY_DARKNET, detector_cfg
 
 STRIDES = (32, 16, 8)
@@ -21,10 +22,9 @@ def make_fusion(channels: Sequence[int], *, weight_channels: int = 3) -> Pyramid
     """A fusion in evaluation mode, all of whose parameters and statistics are random."""
     torch.manual_seed(0)
     fusion = PyramidFusion(
-        AdaptiveFusion,
+        partial(AdaptiveFusion, weight_channels=weight_channels, **STYLE),
         in_channels=channels,
         strides=STRIDES,
-        weight_channels=weight_channels,
         **STYLE,
     )
     for layer in fusion.modules():
@@ -237,15 +237,56 @@ def test_softmax_is_float32_under_autocast():
 
 def test_fusion_none_leaves_the_levels():
     model = build_model(detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.NAME", "none"))
-    fusion = model.backbone.fusion
-    assert not list(fusion.parameters())
-    levels = make_features((8, 8, 8), [(1, 1), (2, 2), (4, 4)])
-    assert all(torch.equal(x, y) for x, y in zip(fusion(levels), levels))
+    backbone, images = model.backbone.eval(), torch.randn(1, 3, 64, 64)
+    levels = []
+    backbone.neck.register_forward_hook(lambda module, args, output: levels.extend(output))
+    fused = backbone(images).values()
+    assert all(torch.equal(x, y) for x, y in zip(levels, fused))
+
+
+def make_plain(operation: type[nn.Module], channels: Sequence[int]) -> PyramidFusion:
+    torch.manual_seed(0)
+    return PyramidFusion(operation, in_channels=channels, strides=STRIDES, **STYLE).eval()
+
+
+@pytest.mark.parametrize("operation", [SumFusion, ConcatFusion])
+def test_sum_and_concat_take_the_same_resized_features(operation):
+    """Table 3 compares operations on equal inputs."""
+    channels, sizes = (6, 4, 2), [(2, 3), (4, 6), (8, 12)]
+    fusion, features = make_plain(operation, channels), make_features(channels, sizes)
+    with torch.no_grad():
+        fused = fusion(features)
+    for target, (found, size) in enumerate(zip(fused, sizes)):
+        resized = [
+            slow_resize(
+                x[0].double().numpy(),
+                level,
+                target,
+                fusion.resize[target][level],
+                channels[target],
+                size,
+            )
+            for level, x in enumerate(features)
+        ]
+        expected = sum(resized) if operation is SumFusion else np.concatenate(resized)
+        np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-4, atol=1e-5)
+        assert found.shape[1] == fusion.out_channels[target]
+
+
+@pytest.mark.parametrize("name, factor", [("none", 1), ("sum", 1), ("asff", 1), ("concat", 3)])
+def test_last_conv_takes_what_the_fusion_gives(name, factor):
+    model = build_model(detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.NAME", name))
+    neck = model.backbone.neck.out_channels
+    assert [level.conv.in_channels for level in model.head.levels] == [factor * c for c in neck]
+    shapes = model.backbone.output_shape().values()
+    assert [shape.channels for shape in shapes] == [factor * c for c in neck]
 
 
 def test_unknown_name_lists_the_known_ones():
     cfg = detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.NAME", "bifpn")
-    with pytest.raises(ValueError, match="MODEL.YOLOV3.FUSION.NAME is 'bifpn'.*none, asff"):
+    with pytest.raises(
+        ValueError, match="MODEL.YOLOV3.FUSION.NAME is 'bifpn'.*none, sum, concat, asff"
+    ):
         build_model(cfg)
 
 

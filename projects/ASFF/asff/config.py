@@ -8,6 +8,7 @@ from detectron2.config import CfgNode as CN
 def add_asff_config(cfg: CN) -> None:
     """Add the keys of ASFF and YOLOv3, with their defaults, to a Detectron2 config."""
     add_model_config(cfg)
+    add_asff_fpn_config(cfg)
     add_data_config(cfg)
 
     # Warm-up lasts this many epochs (paper 3.4), never fewer than SOLVER.WARMUP_ITERS iterations:
@@ -48,7 +49,7 @@ def add_model_config(cfg: CN) -> None:
     cfg.MODEL.YOLOV3.NECK.WIDEN_FINEST = False
 
     cfg.MODEL.YOLOV3.FUSION = CN()
-    cfg.MODEL.YOLOV3.FUSION.NAME = "asff"  # "none" or "asff" (paper 3.2)
+    cfg.MODEL.YOLOV3.FUSION.NAME = "asff"  # "none", "sum", "concat" or "asff" (paper Table 3)
     # Channels from which the spatial weights are computed (authors' code).
     cfg.MODEL.YOLOV3.FUSION.WEIGHT_CHANNELS = 16
 
@@ -79,6 +80,11 @@ def add_model_config(cfg: CN) -> None:
     # Predictions that overlap a truth by more IoU than this, and are not positive, have no
     # objectness loss.
     cfg.MODEL.YOLOV3.IGNORE_THRESH = 0.7
+    # Also without objectness loss, at the levels next to a truth's own and unless positive: the
+    # cell that holds its centre ("center"), or the cells whose centres lie in its box, the sides
+    # scaled by epsilon ("box"). Paper 4.1 and Table 2.
+    cfg.MODEL.YOLOV3.IGNORE_ADJACENT = "none"
+    cfg.MODEL.YOLOV3.IGNORE_ADJACENT_SCALE = 0.2  # epsilon of "box"
     cfg.MODEL.YOLOV3.IOU_LOSS = True  # 1 - IoU^2 of decoded boxes (paper Table 1, "IoU")
     # Class targets 1 - e and e with e = min(1 / classes, MAX_SMOOTHING). The authors have no such
     # limit (1.0 restores that): with one class every target would be 0.
@@ -93,6 +99,27 @@ def add_model_config(cfg: CN) -> None:
     cfg.MODEL.YOLOV3.NMS_THRESH_TEST = 0.6
     # Detect a box as each of its classes, not as the best alone.
     cfg.MODEL.YOLOV3.MULTI_LABEL_TEST = False
+    # In evaluation put images, whose aspect ratio Detectron2's mapper keeps, in the middle of a
+    # grey square, as darknet does; else padding is right and below. Needs INPUT.SQUARE False.
+    cfg.MODEL.YOLOV3.LETTERBOX_TEST = False
+
+
+def add_asff_fpn_config(cfg: CN) -> None:
+    """Add the keys of ASFF-FPN (paper 4.3), FPN with fused levels, for other detectors."""
+    cfg.MODEL.ASFF_FPN = CN()
+    # The levels to fuse, as ["p3", "p4", "p5"]; none: those that FPN makes from MODEL.FPN.IN_FEATURES
+    # (all but its top block's).
+    cfg.MODEL.ASFF_FPN.LEVELS = []
+    cfg.MODEL.ASFF_FPN.FUSION = "asff"  # "none", "sum", "concat" or "asff" (paper Table 3)
+    # At the start a level's own weight is this at every place; the other levels share the rest.
+    cfg.MODEL.ASFF_FPN.OWN_WEIGHT = 0.95
+    # Channels per level from which the spatial weights are computed.
+    cfg.MODEL.ASFF_FPN.WEIGHT_CHANNELS = 16
+    cfg.MODEL.ASFF_FPN.NORM = ""  # normalisation of the convolutions that resize or weigh levels
+    # Of "build_asff_fpn_backbone": the bottom-up, and what makes levels above those of FPN: "p6p7"
+    # (as in RetinaNet), "pool" (p6, as in Faster R-CNN) or "none".
+    cfg.MODEL.ASFF_FPN.BOTTOM_UP = "build_resnet_backbone"
+    cfg.MODEL.ASFF_FPN.TOP_BLOCK = "p6p7"
 
 
 def add_data_config(cfg: CN) -> None:

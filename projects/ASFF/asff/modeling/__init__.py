@@ -1,5 +1,6 @@
 """The detector: bottom-ups, neck, fusion, head, matching, losses and the meta-architecture."""
 
+from .asff_fpn import ASFFFPN
 from .darknet import DarkNet, build_darknet_backbone
 from .fusion import FUSIONS, AdaptiveFusion, PyramidFusion, Resize
 from .mobilenet import MobileNetV2, build_mobilenetv2_backbone
@@ -7,6 +8,7 @@ from .pyramid import YOLOv3Pyramid
 from .yolov3 import YOLOv3
 
 __all__ = [
+    "ASFFFPN",
     "FUSIONS",
     "AdaptiveFusion",
     "DarkNet",

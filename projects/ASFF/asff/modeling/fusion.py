@@ -5,7 +5,8 @@ Shape letters: N images, L levels, C channels, H and W of the level that is bein
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,7 @@ class AdaptiveFusion(nn.Module):
             for _ in range(num_levels)
         )
         self.logits = nn.Conv2d(num_levels * weight_channels, num_levels, 1)
+        self.out_channels = channels
 
     def spatial_weights(self, resized: Sequence[Tensor]) -> Tensor:
         """Spatial importance weights alpha, beta, gamma (Equation 2).
@@ -94,23 +96,47 @@ class AdaptiveFusion(nn.Module):
         return sum(weights[:, level, None] * x for level, x in enumerate(resized))
 
 
+class SumFusion(nn.Module):
+    """The resized features, added up (paper Table 3, "sum")."""
+
+    def __init__(self, channels: int, num_levels: int):
+        super().__init__()
+        self.out_channels = channels
+
+    def forward(self, resized: Sequence[Tensor]) -> Tensor:
+        """Fuse L features (N, C, H, W) into one."""
+        return sum(resized)
+
+
+class ConcatFusion(nn.Module):
+    """The resized features, one behind the other (paper Table 3, "concat")."""
+
+    def __init__(self, channels: int, num_levels: int):
+        super().__init__()
+        self.out_channels = num_levels * channels
+
+    def forward(self, resized: Sequence[Tensor]) -> Tensor:
+        """Fuse L features (N, C, H, W) into one, (N, L C, H, W)."""
+        return torch.cat(list(resized), dim=1)
+
+
 class PyramidFusion(nn.Module):
     """At every level, resize all levels to it and fuse them by an operation.
 
     Args:
-        fusion: the operation, called as ``fusion(channels, num_levels, **style)`` for each level.
+        operation: called as ``operation(channels, num_levels)`` for each level.
         in_channels, strides: of the levels, in the order of the features.
+        norm, activation: of the convolutions that resize.
     """
 
     def __init__(
         self,
-        fusion,
+        operation: Callable[[int, int], nn.Module],
         *,
         in_channels: Sequence[int],
         strides: Sequence[int],
         norm: str = "BN",
         activation: str = "leaky_relu",
-        **options,
     ):
         super().__init__()
         style = {"norm": norm, "activation": activation}
@@ -119,14 +145,12 @@ class PyramidFusion(nn.Module):
             nn.ModuleList(Resize(c_in, c_out, s_in, s_out, **style) for c_in, s_in in levels)
             for c_out, s_out in levels
         )
-        self.fuse = nn.ModuleList(
-            fusion(channels, len(levels), **style, **options) for channels in in_channels
-        )
-        self.out_channels = list(in_channels)
+        self.fuse = nn.ModuleList(operation(channels, len(levels)) for channels in in_channels)
+        self.out_channels = [fuse.out_channels for fuse in self.fuse]
         msra_init(self, activation)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Map the levels x^l to the fused levels y^l of the same shapes."""
+        """Map the levels x^l to the fused levels y^l of the same sizes."""
         fused = []
         for target, resizes, fuse in zip(features, self.resize, self.fuse):
             size = target.shape[-2:]
@@ -134,25 +158,21 @@ class PyramidFusion(nn.Module):
         return fused
 
 
-# MODEL.YOLOV3.FUSION.NAME; "none" leaves the levels as the neck made them.
-FUSIONS = {"none": None, "asff": AdaptiveFusion}
+# MODEL.YOLOV3.FUSION.NAME and MODEL.ASFF_FPN.FUSION; the rows of the paper's Table 3.
+FUSIONS = {"none": None, "sum": SumFusion, "concat": ConcatFusion, "asff": AdaptiveFusion}
 
 
-def build_fusion(cfg, *, in_channels: Sequence[int], strides: Sequence[int]) -> nn.Module:
-    """Build the fusion that ``cfg.MODEL.YOLOV3.FUSION`` names.
+def build_fusion(cfg, *, in_channels: Sequence[int], strides: Sequence[int]) -> nn.Module | None:
+    """Build the fusion that ``cfg.MODEL.YOLOV3.FUSION`` names; None for "none".
 
     Raises:
         ValueError: the name is not known; the message lists the known ones.
     """
     options = cfg.MODEL.YOLOV3.FUSION
     operation = choose(FUSIONS, options.NAME, "MODEL.YOLOV3.FUSION.NAME")
+    style = {"norm": cfg.MODEL.YOLOV3.NORM, "activation": cfg.MODEL.YOLOV3.ACTIVATION}
     if operation is None:
-        return nn.Identity()
-    return PyramidFusion(
-        operation,
-        in_channels=in_channels,
-        strides=strides,
-        norm=cfg.MODEL.YOLOV3.NORM,
-        activation=cfg.MODEL.YOLOV3.ACTIVATION,
-        weight_channels=options.WEIGHT_CHANNELS,
-    )
+        return None
+    if operation is AdaptiveFusion:
+        operation = partial(operation, weight_channels=options.WEIGHT_CHANNELS, **style)
+    return PyramidFusion(operation, in_channels=in_channels, strides=strides, **style)

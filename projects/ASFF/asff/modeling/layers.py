@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from detectron2.layers import Conv2d, get_norm
@@ -26,7 +27,12 @@ def choose(table: dict, name: str, key: str):
 
 
 def make_norm(norm: str, channels: int) -> nn.Module | None:
-    """Detectron2's :func:`get_norm`; an unknown name is a ValueError."""
+    """Detectron2's :func:`get_norm`; an unknown name is a ValueError.
+
+    "GN" has 32 groups as Detectron2's, or as many of them as divide the channels.
+    """
+    if norm == "GN":
+        return nn.GroupNorm(math.gcd(32, channels), channels)
     try:
         return get_norm(norm, channels)
     except KeyError as error:
@@ -49,8 +55,9 @@ def conv_norm_act(
 
     Args:
         norm: a name of :func:`detectron2.layers.get_norm`; ``""`` means none, and a bias instead.
-        activation: a key of :data:`ACTIVATIONS`.
+        activation: a key of :data:`ACTIVATIONS`; ``""`` means none.
     """
+    activate = choose(ACTIVATIONS, activation, "MODEL.YOLOV3.ACTIVATION") if activation else None
     return Conv2d(
         in_channels,
         out_channels,
@@ -59,7 +66,7 @@ def conv_norm_act(
         padding=kernel_size // 2,
         bias=norm == "",
         norm=make_norm(norm, out_channels),
-        activation=choose(ACTIVATIONS, activation, "MODEL.YOLOV3.ACTIVATION")(),
+        activation=activate and activate(),
     )
 
 

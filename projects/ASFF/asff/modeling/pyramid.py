@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from torch import Tensor, nn
+from torch import Tensor
 
-from .fusion import build_fusion
+from .fusion import PyramidFusion, build_fusion
 from .layers import choose
 from .neck import YOLOv3Neck
 
@@ -19,9 +19,8 @@ class YOLOv3Pyramid(Backbone):
     Args:
         bottom_up: a Detectron2 backbone.
         in_features: names of three of its features, coarsest first.
-        neck: maps them to the levels x^l.
-        fusion: maps the levels x^l to the fused levels y^l of the same shapes.
-        out_channels: of the fused levels, coarsest first.
+        neck: maps them to the levels x^l, which have ``neck.out_channels``.
+        fusion: maps the levels x^l to the fused levels y^l of the same sizes; None leaves them.
     """
 
     def __init__(
@@ -29,9 +28,8 @@ class YOLOv3Pyramid(Backbone):
         *,
         bottom_up: Backbone,
         in_features: Sequence[str],
-        neck: nn.Module,
-        fusion: nn.Module,
-        out_channels: Sequence[int],
+        neck: YOLOv3Neck,
+        fusion: PyramidFusion | None,
     ):
         super().__init__()
         self.bottom_up = bottom_up
@@ -42,6 +40,7 @@ class YOLOv3Pyramid(Backbone):
         # Named as FPN names its levels, by the logarithm of the stride.
         self._out_features = [f"p{stride.bit_length() - 1}" for stride in strides]
         self._out_feature_strides = dict(zip(self._out_features, strides))
+        out_channels = neck.out_channels if fusion is None else fusion.out_channels
         self._out_feature_channels = dict(zip(self._out_features, out_channels))
         self._size_divisibility = max(strides)
 
@@ -53,7 +52,9 @@ class YOLOv3Pyramid(Backbone):
         """Map images (N, 3, H, W) to ``{"p5": y^1, "p4": y^2, "p3": y^3}``, coarsest first."""
         features = self.bottom_up(images)
         levels = self.neck([features[name] for name in self.in_features])
-        return dict(zip(self._out_features, self.fusion(levels)))
+        if self.fusion is not None:
+            levels = self.fusion(levels)
+        return dict(zip(self._out_features, levels))
 
 
 def check_strides(shapes: Sequence[ShapeSpec], names: Sequence[str]) -> None:
@@ -95,5 +96,4 @@ def build_pyramid(cfg) -> YOLOv3Pyramid:
         in_features=in_features,
         neck=neck,
         fusion=fusion,
-        out_channels=neck.out_channels,
     )
