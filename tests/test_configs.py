@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from detectron2.utils.events import EventStorage
 
 from asff.data import check_num_classes, follow_classes
 from asff.engine import Trainer
-from asff.engine.setup import load_config, resolve_sync_norm
+from asff.engine.setup import all_keys, load_config, resolve_sync_norm
 from asff.engine.train_step import TrainStep
 from tests.helpers import make_instances
 from tests.training import ROOT
@@ -27,6 +28,10 @@ NARROW = (
     *("MODEL.DARKNET.WIDTH", 0.125, "MODEL.YOLOV3.NECK.WIDTH", 0.0625),
     *("INPUT.TRAIN_SIZES", [64], "INPUT.TEST_SIZE", 64),
 )
+IGNORE = "MODEL.YOLOV3.IGNORE_ADJACENT"
+ANCHOR_KEYS = {
+    f"MODEL.YOLOV3.{key}" for key in ("GUIDED_ANCHORING", "FEATURE_ADAPTION", "ANCHOR_FREE")
+}
 
 
 def name(path: Path) -> str:
@@ -76,6 +81,72 @@ def test_there_are_configs():
     assert coco <= names
 
 
+# Rows of the paper's Tables 1 to 5: their base, and all the keys in which they differ from it.
+ROWS = {
+    "yolov3_d53_bof": ("yolov3_d53_baseline", {*ANCHOR_KEYS, "MODEL.YOLOV3.IOU_LOSS"}),
+    "yolov3_d53_bof_ga": ("yolov3_d53_baseline", {"MODEL.YOLOV3.IOU_LOSS"}),
+    "yolov3_d53_bof_iou": ("yolov3_d53_baseline", ANCHOR_KEYS),
+    "yolov3_d53_ignore_center": ("yolov3_d53_baseline", {IGNORE}),
+    "yolov3_d53_ignore_0.2": ("yolov3_d53_baseline", {IGNORE}),
+    "yolov3_d53_ignore_0.5": ("yolov3_d53_baseline", {IGNORE, f"{IGNORE}_SCALE"}),
+    "yolov3_d53_sum": ("yolov3_d53_asff", {"MODEL.YOLOV3.FUSION.NAME"}),
+    "yolov3_d53_concat": ("yolov3_d53_asff", {"MODEL.YOLOV3.FUSION.NAME"}),
+    "yolov3_d53_asff_320": ("yolov3_d53_asff", {"INPUT.TEST_SIZE"}),
+    "yolov3_d53_asff_416": ("yolov3_d53_asff", {"INPUT.TEST_SIZE"}),
+    "yolov3_d53_asff_star_320": ("yolov3_d53_asff_star", {"INPUT.TEST_SIZE"}),
+    "yolov3_d53_asff_star_416": ("yolov3_d53_asff_star", {"INPUT.TEST_SIZE"}),
+    "retinanet_R_50_ASFF_FPN_1x": ("retinanet_R_50_FPN_1x", {"MODEL.BACKBONE.NAME"}),
+    "retinanet_R_101_ASFF_FPN_1x": ("retinanet_R_101_FPN_1x", {"MODEL.BACKBONE.NAME"}),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_of_a_table_differ_by_what_they_compare(row):
+    base, keys = ROWS[row]
+    one, other = (load(CONFIGS / "coco" / f"{name}.yaml") for name in (row, base))
+    differing = {key for key in all_keys(one) if get(one, key) != get(other, key)}
+    leaves = {key for key in differing if not isinstance(get(one, key), CfgNode)}
+    assert leaves == {*keys, "OUTPUT_DIR"}
+
+
+def test_names_of_rows_tell_their_values():
+    for name in ("0.2", "0.5"):
+        cfg = load(CONFIGS / f"coco/yolov3_d53_ignore_{name}.yaml")
+        assert get(cfg, IGNORE) == "box" and get(cfg, f"{IGNORE}_SCALE") == float(name)
+    assert get(load(CONFIGS / "coco/yolov3_d53_ignore_center.yaml"), IGNORE) == "center"
+    for name in ("sum", "concat"):
+        assert load(CONFIGS / f"coco/yolov3_d53_{name}.yaml").MODEL.YOLOV3.FUSION.NAME == name
+    for name in ("asff_320", "asff_416", "asff_star_320", "asff_star_416", "asff_star_800"):
+        cfg = load(CONFIGS / f"coco/yolov3_d53_{name}.yaml")
+        assert cfg.INPUT.TEST_SIZE == int(name.rpartition("_")[2])
+    for name in ("R_50_FPN", "R_50_ASFF_FPN", "R_101_FPN", "R_101_ASFF_FPN"):
+        cfg = load(CONFIGS / f"coco/retinanet_{name}_1x.yaml")
+        assert f"R_{cfg.MODEL.RESNETS.DEPTH}_" in name and cfg.MODEL.WEIGHTS.endswith(
+            f"R-{cfg.MODEL.RESNETS.DEPTH}.pkl"
+        )
+        assert ("asff" in cfg.MODEL.BACKBONE.NAME) is ("ASFF" in name)
+        assert cfg.INPUT.MIN_SIZE_TEST == 800 and not cfg.INPUT.SQUARE
+
+
+def test_retinanet_has_three_anchor_sizes_per_octave():
+    sizes = load(CONFIGS / "coco/retinanet_R_50_FPN_1x.yaml").MODEL.ANCHOR_GENERATOR.SIZES
+    expected = [[2 ** (level + 2 + third / 3) for third in range(3)] for level in range(3, 8)]
+    assert sizes == [pytest.approx(level, rel=1e-6) for level in expected]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_configs_that_the_docs_link_exist(page):
+    links = re.findall(r"\]\(([^)#]+\.yaml)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+def test_results_link_every_row_of_the_paper():
+    text = (ROOT / "docs" / "results.md").read_text()
+    rows = [path.name for path in LEAVES if re.match("yolov3_d53|retinanet", path.name)]
+    linked = set(re.findall(r"\]\(\.\./configs/coco/([^)]+)\)", text))
+    assert {row for row in rows if (CONFIGS / "coco" / row).is_file()} <= linked
+
+
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_is_plain_yaml(path):
     assert "!!python" not in path.read_text()
@@ -108,10 +179,9 @@ def test_fits_its_datasets(path):
     check_num_classes(cfg, datasets)
 
 
-@pytest.mark.parametrize("path", LEAVES, ids=name)
-def test_writes_to_a_folder_of_its_own(path):
-    others = {load(other).OUTPUT_DIR for other in LEAVES if other != path}
-    assert load(path).OUTPUT_DIR not in {*others, "./output"}
+def test_every_config_writes_to_a_folder_of_its_own():
+    folders = [load(path).OUTPUT_DIR for path in LEAVES]
+    assert len({*folders, "./output"}) == len(folders) + 1
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=name)

@@ -6,12 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
-from detectron2.modeling.backbone.fpn import FPN
+from detectron2.modeling.backbone import build_resnet_backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
+from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from asff import add_asff_config
 from asff.modeling import ASFFFPN
+from tests.helpers import make_instances
 
 RETINANET = "build_retinanet_resnet{}_fpn_backbone"
 RCNN = "build_resnet{}_fpn_backbone"
@@ -314,3 +319,45 @@ def test_what_cannot_be_built_is_said(options, message):
 def test_unknown_parts_are_said(key, value, message):
     with pytest.raises(ValueError, match=message):
         build_backbone(fpn_cfg("build_asff_fpn_backbone", f"MODEL.ASFF_FPN.{key}", value))
+
+
+@pytest.mark.filterwarnings("ignore:pkg_resources")
+@pytest.mark.parametrize("name", ["fcos", "retinanet", "cascade_rcnn", "mask_rcnn_fpn"])
+def test_swaps_into_lazy_configs(name):
+    """Detectron2's Python configs take it by one line, too."""
+    from detectron2.config import LazyConfig, instantiate
+    from detectron2.model_zoo.model_zoo import get_config_file
+
+    with torch.device("meta"):
+        model = LazyConfig.load(get_config_file(f"common/models/{name}.py")).model
+        stock = set(instantiate(model).state_dict())
+        model.backbone._target_ = ASFFFPN
+        keys = set(instantiate(model).state_dict())
+    assert stock < keys
+    assert all(key.startswith("backbone.asff.") for key in keys - stock)
+
+
+def test_trains_fcos():
+    """FCOS makes p6 and p7 from p5, before it is fused."""
+    top_block = LastLevelP6P7(CHANNELS, CHANNELS, in_feature="p5")
+    bottom_up = build_resnet_backbone(fpn_cfg(RETINANET.format("")), ShapeSpec(channels=3))
+    backbone = ASFFFPN(
+        bottom_up=bottom_up,
+        in_features=FEATURES[RETINANET],
+        out_channels=CHANNELS,
+        top_block=top_block,
+    )
+    shapes = list(backbone.output_shape().values())
+    model = FCOS(
+        backbone=backbone,
+        head=FCOSHead(input_shape=shapes, num_classes=2, conv_dims=[CHANNELS]),
+        head_in_features=list(backbone.output_shape()),
+        num_classes=2,
+        pixel_mean=[0.0] * 3,
+        pixel_std=[255.0] * 3,
+    )
+    truths = make_instances([[4, 4, 40, 40]], [1], image_size=(64, 64))
+    batch = [{"image": torch.randint(256, (3, 64, 64)), "instances": truths}]
+    with EventStorage():
+        sum(model(batch).values()).backward()
+    assert all(p.grad is not None for p in backbone.asff.parameters())

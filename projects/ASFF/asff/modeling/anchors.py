@@ -75,3 +75,9 @@ class YOLOv3Anchors(nn.Module):
             cells.append(cell.repeat(len(base), 1))
             strides.append(torch.full((len(base) * height * width, 1), float(stride), **like))
         return Rows(torch.cat(anchors), torch.cat(cells), torch.cat(strides), list(sizes))
+
+
+def holding_cell(centers: Tensor, stride: int, length: int) -> Tensor:
+    """Index, along one axis of ``length`` cells, of the cell that holds a centre in pixels."""
+    # A centre on the right or lower border belongs to the last cell.
+    return (centers / stride).long().clamp(0, length - 1)

@@ -14,7 +14,8 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .anchors import YOLOv3Anchors
+from .adjacent_ignore import AdjacentIgnore
+from .anchors import YOLOv3Anchors, holding_cell
 from .box_transform import predict_anchors, shape_iou, to_centers, to_corners
 from .head import DensePredictions
 
@@ -105,11 +106,20 @@ class YOLOv3Matcher:
         anchors: the base anchors.
         ignore_thresh: a row whose decoded box overlaps any truth by more IoU than this, and that is
             not positive, has no objectness loss.
+        adjacent_ignore: finds further rows, at the levels next to a truth's own, that have none
+            unless they are positive; None: there are no such.
     """
 
-    def __init__(self, anchors: YOLOv3Anchors, *, ignore_thresh: float = 0.7):
+    def __init__(
+        self,
+        anchors: YOLOv3Anchors,
+        *,
+        ignore_thresh: float = 0.7,
+        adjacent_ignore: AdjacentIgnore | None = None,
+    ):
         self.anchors = anchors
         self.ignore_thresh = ignore_thresh
+        self.adjacent_ignore = adjacent_ignore
 
     @torch.no_grad()
     def __call__(self, predictions: DensePredictions, truths: Truths) -> Matches:
@@ -155,9 +165,8 @@ class YOLOv3Matcher:
         for level, _ in levels:
             count, stride = self.anchors.num_anchors[level], self.anchors.strides[level]
             height, width = predictions.rows.sizes[level]
-            # A centre on the right or lower border belongs to the last cell.
-            x = (truths.boxes[..., 0] / stride).long().clamp(0, width - 1)
-            y = (truths.boxes[..., 1] / stride).long().clamp(0, height - 1)
+            x = holding_cell(truths.boxes[..., 0], stride, width)
+            y = holding_cell(truths.boxes[..., 1], stride, height)
             cell = starts[level] + y * width + x
             here = (best >= first) & (best < first + count)
             slot_size = height * width
@@ -176,6 +185,8 @@ class YOLOv3Matcher:
             truths.valid,
             self.ignore_thresh,
         )
+        if self.adjacent_ignore is not None:
+            ignored |= self.adjacent_ignore(predictions.rows, truths.boxes, truths.valid, row)
         # What is not positive is written to a row behind the last one.
         num_rows = ignored.shape[1]
         row = torch.where(positive, row, num_rows)
