@@ -11,53 +11,79 @@ Every tensor finds its place, or nothing is written. --to asff is the way back, 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 # First, for it says what is not installed.
 from asff.checkpoint import describe_model
-from asff.checkpoint.authors import VARIANTS, from_authors, to_authors
+from asff.checkpoint.authors import VARIANTS, check_shapes, from_authors, num_classes, to_authors
 from asff.checkpoint.classification import convert_timm, convert_torchvision
 from asff.checkpoint.darknet import convert_darknet
 from asff.checkpoint.files import read_tensors
 from asff.engine import user_errors
-from asff.engine.setup import load_config, resolve_sync_norm
+from asff.engine.setup import load_config
 
 # isort: split
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 from torch import Tensor
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ORIGINAL = CONFIGS / "coco" / "yolov3_d53_original.yaml"
 BACKBONE_ADVICE = "any config with {}, as its MODEL.WEIGHTS"
 # darknet divides pixels by 255 and does nothing else.
 DARKNET_INPUT = " MODEL.PIXEL_MEAN [0.0,0.0,0.0] MODEL.PIXEL_STD [255.0,255.0,255.0]"
-ORIGINAL = CONFIGS / "coco" / "yolov3_d53_original.yaml"
 
 
-def convert_authors(path: Path) -> tuple[dict[str, Tensor], Path | str]:
-    name, tensors = from_authors(read_tensors(path))
-    if name in VARIANTS:
-        return tensors, CONFIGS / "authors" / VARIANTS[name].config
-    return tensors, BACKBONE_ADVICE.format("DarkNet-53")
+@dataclass
+class Converted:
+    """Weights under our names.
+
+    Attributes:
+        use: the config to use them with, in words.
+        cfg: that config, of a whole detector.
+    """
+
+    tensors: dict[str, Tensor]
+    use: str
+    cfg: CfgNode | None = None
 
 
-def convert_darknet_file(path: Path) -> tuple[dict[str, Tensor], Path | str]:
-    cfg = load_config(str(ORIGINAL), ["MODEL.DEVICE", "meta"])
-    resolve_sync_norm(cfg, world_size=1)
-    with torch.device("meta"):
-        state = build_model(cfg).state_dict()
-    tensors = convert_darknet(str(path), state)
-    whole = len(tensors) == len(state)
-    return tensors, ORIGINAL if whole else BACKBONE_ADVICE.format("DarkNet-53") + DARKNET_INPUT
+def convert_authors(path: Path) -> Converted:
+    tensors = read_tensors(path)
+    with naming(path):
+        name, tensors = from_authors(tensors)
+        if name in VARIANTS:
+            cfg, use = config_of(name, tensors)
+            check_shapes(tensors, make_state(cfg))
+            return Converted(tensors, use, cfg)
+        check_shapes(tensors, make_state(load_config(str(ORIGINAL))))
+    return Converted(tensors, BACKBONE_ADVICE.format("DarkNet-53"))
 
 
-def convert_mobilenet(path: Path) -> tuple[dict[str, Tensor], Path | str]:
-    return convert_torchvision(read_tensors(path)), BACKBONE_ADVICE.format("MobileNetV2")
+def convert_darknet_file(path: Path) -> Converted:
+    cfg = load_config(str(ORIGINAL))
+    state = make_state(cfg)
+    tensors = convert_darknet(path, state)
+    if len(tensors) == len(state):
+        return Converted(tensors, str(ORIGINAL.relative_to(CONFIGS.parent)), cfg)
+    return Converted(tensors, BACKBONE_ADVICE.format("DarkNet-53") + DARKNET_INPUT)
 
 
-def convert_darknet_of_timm(path: Path) -> tuple[dict[str, Tensor], Path | str]:
-    return convert_timm(read_tensors(path)), BACKBONE_ADVICE.format("DarkNet-53")
+def convert_mobilenet(path: Path) -> Converted:
+    tensors = read_tensors(path)
+    with naming(path):
+        return Converted(convert_torchvision(tensors), BACKBONE_ADVICE.format("MobileNetV2"))
+
+
+def convert_darknet_of_timm(path: Path) -> Converted:
+    tensors = read_tensors(path)
+    with naming(path):
+        return Converted(convert_timm(tensors), BACKBONE_ADVICE.format("DarkNet-53"))
 
 
 SOURCES = {
@@ -68,22 +94,63 @@ SOURCES = {
 }
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors begin with the name of the file."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def config_of(name: str, tensors: dict[str, Tensor]) -> tuple[CfgNode, str]:
+    """The config of one of the authors' networks with as many classes, and how to say that."""
+    path = CONFIGS / "authors" / VARIANTS[name].config
+    cfg, use = load_config(str(path)), str(path.relative_to(CONFIGS.parent))
+    classes = num_classes(tensors)
+    if classes != cfg.MODEL.YOLOV3.NUM_CLASSES:
+        cfg.MODEL.YOLOV3.NUM_CLASSES = classes
+        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()  # not COCO
+        use += f" MODEL.YOLOV3.NUM_CLASSES {classes}"
+    return cfg, use
+
+
+def make_state(cfg: CfgNode) -> dict[str, Tensor]:
+    """Names and shapes of a detector's tensors, without memory for their values."""
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg).state_dict()
+
+
 def convert(source: str, path: Path, output: Path) -> None:
-    tensors, config = SOURCES[source](path)
-    checkpoint = {"model": tensors, "__author__": f"{source}, converted by asff"}
-    if isinstance(config, Path):
-        checkpoint.update(describe_model(load_config(str(config))))
-        config = config.relative_to(CONFIGS.parent)
-    torch.save(checkpoint, output)
-    print(f"Wrote {len(tensors)} tensors to {output}; all have their place.\nUse: {config}")
+    converted = SOURCES[source](path)
+    checkpoint = {"model": converted.tensors, "__author__": f"{source}, converted by asff"}
+    if converted.cfg is not None:
+        checkpoint.update(describe_model(converted.cfg))
+    save(checkpoint, output)
+    print(f"Wrote {len(converted.tensors)} tensors to {output}; all have their place.")
+    print(f"Use: {converted.use}")
 
 
 def convert_back(path: Path, output: Path) -> None:
-    name, tensors = to_authors(read_tensors(path))
-    torch.save(tensors, output)
+    ours = read_tensors(path)
+    with naming(path):
+        name, theirs = to_authors(ours)
+        cfg, _ = config_of(name, ours)
+        check_shapes(ours, make_state(cfg))
+    save(theirs, output)
     print(
-        f"Wrote {len(tensors)} tensors of the authors' '{name}' to {output}; all have their place."
+        f"Wrote {len(theirs)} tensors of the authors' '{name}' to {output}; all have their place."
     )
+
+
+def save(checkpoint: dict, output: Path) -> None:
+    try:
+        torch.save(checkpoint, output)
+    except (OSError, RuntimeError) as error:
+        output.unlink(missing_ok=True)  # what there is of it
+        raise ValueError(f"{output} cannot be written: {str(error).splitlines()[0]}") from error
 
 
 def main() -> None:
@@ -98,6 +165,8 @@ def main() -> None:
     with user_errors():
         if args.output.exists():
             raise ValueError(f"{args.output} exists and is not overwritten: name another file.")
+        if args.output.suffix != ".pth":
+            raise ValueError(f"{args.output} is to hold weights of torch: name it *.pth.")
         if not args.output.parent.is_dir():
             raise ValueError(f"{args.output} cannot be written: there is no such folder.")
         if args.to:

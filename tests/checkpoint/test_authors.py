@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -93,12 +94,17 @@ class Exploit:
     ("content", "message"),
     [
         (None, "there is no such file"),
-        (b"", "damaged, or none of torch's files"),
-        (b"hello", "x.pth"),
+        (b"", r"damaged, or none of torch's files \(EOFError"),
+        (b"hello", "damaged, or none of torch's files"),
         ({}, "is empty"),
-        ([1, 2], "no tensors by name"),
-        ({"epoch": 3}, "no tensors by name"),
-        ({"model": Exploit()}, "is refused, for it could run code"),
+        ([1, 2], "no tensors by name, but a list"),
+        ({"a": torch.zeros(1), "epoch": 3}, "more than tensors by name: 'epoch'"),
+        ({"a": torch.zeros(1), 7: torch.zeros(1)}, "more than tensors by name: 7"),
+        ({"model": Exploit()}, r"needs posix\.mkdir\. .* is refused, for it could run code"),
+        (
+            {"model": {"a": torch.zeros(1)}, "args": Namespace(lr=1)},
+            r"needs argparse\.Namespace\. .* is refused, for it could run code",
+        ),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, monkeypatch, content, message):

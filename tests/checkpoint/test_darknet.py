@@ -316,15 +316,16 @@ def test_another_detector(tmp_path, convs, options, example):
         convert_darknet(path, make_state(*NARROW, *options))
 
 
-def test_config_keeps_the_aspect_ratio(tmp_path):
-    """As the letterbox: the longer side has the size. What is padded is not part of the image."""
+def test_config_letterboxes(tmp_path):
+    """The longer side has the size; the image is in the middle of a grey square, not the square."""
     cfg = make_cfg(*NARROW)
     file_name = str(tmp_path / "a.png")
     cv2.imwrite(file_name, np.full((480, 640, 3), 200, np.uint8))
     record = {"file_name": file_name, "height": 480, "width": 640}
     mapped = build_test_mapper(cfg)(record)
     assert mapped["image"].shape == (3, 312, 416)
-    images = build_model(cfg).preprocess_image([mapped])
-    assert images.tensor.shape == (1, 3, 320, 416) and images.image_sizes == [(312, 416)]
-    assert images.tensor[0, :, :312].unique().tolist() == pytest.approx([200 / 255])
-    assert images.tensor[0, :, 312:].unique().tolist() == [0]
+    images = build_model(cfg).eval().preprocess_image([mapped])
+    assert images.tensor.shape == (1, 3, 416, 416) and images.image_sizes == [(312, 416)]
+    above, inside, below = images.tensor[0].split((52, 312, 52), dim=1)
+    assert inside.unique().tolist() == pytest.approx([200 / 255])
+    assert above.unique().tolist() == below.unique().tolist() == [0.5]

@@ -80,6 +80,26 @@ def recognise(tensors: Tensors, known: dict[str, set[str]]) -> str:
     return name
 
 
+def num_classes(tensors: Tensors) -> int:
+    """How many classes a detector has, under our names; at least one, whatever its shapes are."""
+    # Three anchors and the anchor-free slot predict a box, objectness and the classes each.
+    return max(tensors["head.levels.0.predict.bias"].numel() // 4 - 5, 1)
+
+
+def check_shapes(tensors: Tensors, state: Tensors) -> None:
+    """Raise a ValueError where tensors have other shapes than in a state dict of ours."""
+    wrong = [
+        f"{key}: {tuple(tensor.shape)} instead of {tuple(state[key].shape)}"
+        for key, tensor in tensors.items()
+        if tensor.shape != state[key].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of the {len(tensors)} tensors have other shapes than in the authors' "
+            f"network{listed(wrong)}."
+        )
+
+
 def listed(keys: list[str]) -> str:
     return f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else ""
 

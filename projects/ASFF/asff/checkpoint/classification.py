@@ -78,6 +78,7 @@ def rename(
     """
     wanted = {their_key(key): (key, value.shape) for key, value in bottom_up.state_dict().items()}
     found = {key: value for key, value in state.items() if not key.startswith(classifier)}
+    num_given = len(found)
     for key in wanted:
         if key.endswith(".num_batches_tracked"):  # files of old PyTorch versions lack it
             found.setdefault(key, torch.tensor(0))
@@ -98,7 +99,7 @@ def rename(
     if texts:
         raise ValueError(
             f"These are not the weights that {type(bottom_up).__name__} needs. Of its "
-            f"{len(wanted)} tensors and the {len(found)} given, {'; '.join(texts)}."
+            f"{len(wanted)} tensors and the {num_given} given, {'; '.join(texts)}."
         )
     dropped = [key for key in state if key.startswith(classifier)]
     logger.info(f"Left out {len(dropped)} tensors of the classifier: {', '.join(dropped)}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import torch
@@ -25,18 +26,24 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if wanted is None:
+            raise ValueError(f"{path} is damaged, or none of torch's files.") from error
         raise ValueError(
-            f"{path}: to load more than tensors, numbers and texts is refused, for it could run "
-            f"code. Or the file is none of torch's. ({reason})"
+            f"{path} needs {wanted[1]}. To load more than tensors, numbers and texts is refused, "
+            "for it could run code. Save its tensors alone, where you trust it."
         ) from error
     except Exception as error:  # a damaged file raises nearly anything
-        raise ValueError(f"{path} is damaged, or none of torch's files: {error}") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{path} is damaged, or none of torch's files ({reason}).") from error
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
-        raise ValueError(f"{path} holds no tensors by name.")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no tensors by name, but a {type(content).__name__}.")
+    for key, value in content.items():
+        if not (isinstance(key, str) and torch.is_tensor(value)):
+            raise ValueError(f"{path} holds more than tensors by name: {key!r}.")
     if not content:
         raise ValueError(f"{path} is empty: it holds no tensors.")
     prefix = "module." if all(key.startswith("module.") for key in content) else ""

@@ -15,9 +15,11 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from .adjacent_ignore import build_adjacent_ignore
 from .anchors import YOLOv3Anchors
 from .box_transform import to_corners
 from .head import DensePredictions, YOLOv3Head
+from .letterbox import letterbox, undo_letterbox
 from .losses import YOLOv3Losses
 from .matching import Matches, Truths, YOLOv3Matcher
 from .pyramid import build_pyramid
@@ -38,6 +40,7 @@ class YOLOv3(DenseDetector):
         nms_thresh: IoU above which the lower scored box of a class is dropped.
         max_detections_per_image: detections kept after NMS.
         multi_label: let a box be detected as each of its classes, not as the best alone.
+        letterbox_test: in evaluation, put images in the middle of a grey square; see letterbox.py.
     """
 
     @configurable
@@ -55,6 +58,7 @@ class YOLOv3(DenseDetector):
         nms_thresh: float = 0.6,
         max_detections_per_image: int = 100,
         multi_label: bool = False,
+        letterbox_test: bool = False,
     ):
         super().__init__(
             backbone,
@@ -70,10 +74,16 @@ class YOLOv3(DenseDetector):
         self.nms_thresh = nms_thresh
         self.max_detections_per_image = max_detections_per_image
         self.multi_label = multi_label
+        self.letterbox_test = letterbox_test
 
     @classmethod
     def from_config(cls, cfg):
         options = cfg.MODEL.YOLOV3
+        if options.LETTERBOX_TEST and cfg.INPUT.SQUARE:
+            raise ValueError(
+                "MODEL.YOLOV3.LETTERBOX_TEST is True, but has no effect while INPUT.SQUARE is True "
+                "and squashes images to squares. Set one of them to False."
+            )
         backbone = build_pyramid(cfg)
         shapes = backbone.output_shape().values()
         anchors = YOLOv3Anchors(
@@ -95,7 +105,11 @@ class YOLOv3(DenseDetector):
         return {
             "backbone": backbone,
             "head": head,
-            "matcher": YOLOv3Matcher(anchors, ignore_thresh=options.IGNORE_THRESH),
+            "matcher": YOLOv3Matcher(
+                anchors,
+                ignore_thresh=options.IGNORE_THRESH,
+                adjacent_ignore=build_adjacent_ignore(cfg, anchors),
+            ),
             "losses": YOLOv3Losses(
                 options.NUM_CLASSES,
                 iou_loss=options.IOU_LOSS,
@@ -110,7 +124,17 @@ class YOLOv3(DenseDetector):
             "nms_thresh": options.NMS_THRESH_TEST,
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "multi_label": options.MULTI_LABEL_TEST,
+            "letterbox_test": options.LETTERBOX_TEST,
         }
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Tensor]]) -> ImageList:
+        """Normalise, pad and batch the images; their sizes are those without the padding."""
+        if self.training or not self.letterbox_test:
+            return super().preprocess_image(batched_inputs)
+        images = [x["image"] for x in batched_inputs]
+        squares = letterbox(images, self.backbone.size_divisibility)
+        batch = super().preprocess_image([{"image": square} for square in squares])
+        return ImageList(batch.tensor, [tuple(image.shape[-2:]) for image in images])
 
     def forward_training(
         self,
@@ -161,10 +185,14 @@ class YOLOv3(DenseDetector):
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: DensePredictions
     ) -> list[Instances]:
-        return [
+        results = [
             self.inference_single_image(dense, size)
             for dense, size in zip(dense_output(predictions), images.image_sizes)
         ]
+        if self.letterbox_test:
+            for result in results:
+                undo_letterbox(result.pred_boxes, result.image_size, images.tensor.shape[-1])
+        return results
 
     def inference_single_image(self, dense: Tensor, image_size: tuple[int, int]) -> Instances:
         """Turn the dense output (R, 5 + K) of an image into its detections, best first."""

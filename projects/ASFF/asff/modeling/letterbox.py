@@ -1,0 +1,58 @@
+"""Darknet's letterbox: an image keeps its aspect ratio, in the middle of a grey square.
+
+So the original YOLOv3 (arXiv 1804.02767) evaluates, where ASFF squashes images to squares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from detectron2.structures import Boxes
+from torch import Tensor
+
+GREY = 127.5  # of 255
+
+
+def letterbox(images: Sequence[Tensor], size_divisibility: int) -> list[Tensor]:
+    """Put the images of a batch in the middle of grey squares of one size.
+
+    Args:
+        images: each (C, H, W), with values from 0 to 255.
+        size_divisibility: the side of the squares is the longest side of all images, rounded up to
+            a multiple of it.
+
+    Returns:
+        Each (C, side, side), float32.
+    """
+    longest = max(max(image.shape[-2:]) for image in images)
+    side = math.ceil(longest / size_divisibility) * size_divisibility
+    squares = []
+    for image in images:
+        height, width = image.shape[-2:]
+        left, top = margins((height, width), side)
+        padding = (left, side - width - left, top, side - height - top)
+        squares.append(F.pad(image.float(), padding, value=GREY))
+    return squares
+
+
+def undo_letterbox(boxes: Boxes, image_size: tuple[int, int], side: int) -> None:
+    """Move boxes, in place, from pixels of the square to those of the image in its middle.
+
+    Args:
+        image_size: height and width of the image within the square.
+        side: of the square.
+    """
+    left, top = margins(image_size, side)
+    boxes.tensor[:, 0::2] -= left
+    boxes.tensor[:, 1::2] -= top
+
+
+def margins(image_size: tuple[int, int], side: int) -> tuple[int, int]:
+    """How many grey columns are to the left of an image in a square, and how many rows above it.
+
+    An odd one more is to its right, or below it.
+    """
+    height, width = image_size
+    return (side - width) // 2, (side - height) // 2
