@@ -27,7 +27,10 @@ LAYERS = [
 LAYER = {part: row for row, parts in enumerate(LAYERS) for part in parts}
 
 # Training steps must not wait for the device.
-NO_SYNC = "adjacent_ignore asff_fpn neck fusion head matching losses anchors box_transform pyramid".split()
+NO_SYNC = [
+    *("neck", "fusion", "head", "matching", "adjacent_ignore", "losses", "anchors"),
+    *("box_transform", "pyramid", "asff_fpn"),
+]
 SYNCHRONISING = {
     *("item", "tolist", "numpy", "cpu", "nonzero", "argwhere", "unique", "unique_consecutive"),
     *("masked_select", "bincount", "is_nonzero", "equal", "allclose"),

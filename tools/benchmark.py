@@ -1,12 +1,14 @@
 #!/usr/bin/env python
-"""How fast training is on this machine, and what its data takes of the memory.
+"""How fast training is on this machine, what its data takes of the memory, what detectors cost.
 
     python tools/benchmark.py step --config-file FILE --images 4 --size 320 [KEY VALUE ...]
     python tools/benchmark.py data --config-file FILE [--size 608] [--workers 2] [KEY VALUE ...]
     python tools/benchmark.py memory [--images 1000000] [--workers 2]
+    python tools/benchmark.py cost --config-files A.yaml B.yaml [--height 608] [--width 608]
 
 step: forward, backward and update, on random images. data: read, mix, augment and resize generated
-photographs. memory: what data workers hold of a large dataset. None of them needs a dataset.
+photographs. memory: what data workers hold of a large dataset. cost: parameters, and multiply-adds
+of an image. None of them needs a dataset.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from asff.engine.setup import load_config, resolve_device, resolve_sync_norm
 
 # isort: split
 import torch
+from benchmark_cost import report_cost
 from benchmark_data import report_data
 from benchmark_memory import report_memory
 from detectron2.config import CfgNode
@@ -122,6 +125,13 @@ def parse_args() -> argparse.Namespace:
     memory.set_defaults(report=report_memory)
     memory.add_argument("--images", type=at_least(1), default=1_000_000)
     memory.add_argument("--workers", type=at_least(1), default=2)
+
+    cost = commands.add_parser("cost", help="parameters and multiply-adds")
+    cost.set_defaults(report=report_cost)
+    cost.add_argument("--config-files", nargs="+", required=True, metavar="FILE")
+    cost.add_argument("--height", type=at_least(1), default=608, help="of the image, in pixels")
+    cost.add_argument("--width", type=at_least(1), default=608)
+    cost.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="keys to override")
     return parser.parse_args()
 
 

@@ -131,3 +131,19 @@ def test_benchmark_of_memory():
     for first, rss, pss, private in rows(printed, "worker 1", "worker 2"):
         assert 0 < private < pss < rss
         assert private - first < int(serialized)  # none has made a copy
+
+
+def test_benchmark_of_costs():
+    configs = [f"configs/ablations/shapes_retinanet_{name}.yaml" for name in ("fpn", "asff_fpn")]
+    size = ("--height", "64", "--width", "96")
+    printed = run_tool("benchmark.py", "cost", "--config-files", *configs, *size)
+    assert "64 x 96 pixels" in printed
+    found = re.findall(r"shapes_retinanet_(\w+) +\| ([\d.]+) +\| ([\d.]+)", printed)
+    assert [name for name, *_ in found] == ["fpn", "asff_fpn"]
+    (_, params, operations), (_, more_params, more_operations) = found
+    # Three 3x3 convolutions of 64 channels, nine 1x1 to 16 channels, three 1x1 from 48 to 3.
+    added = 3 * (9 * 64 * 64 + 64) + 9 * (64 * 16 + 16) + 3 * (48 * 3 + 3)
+    assert float(more_params) - float(params) == pytest.approx(added / 1e6, abs=0.011)
+    # At 8 x 12, 4 x 6 and 2 x 3 places; of the 3x3 ones, one leads to 4 x 6, two to 2 x 3.
+    added = 9 * 64 * 64 * (24 + 6 + 6) + (3 * 64 * 16 + 48 * 3) * (96 + 24 + 6)
+    assert float(more_operations) - float(operations) == pytest.approx(added / 1e9, abs=0.0002)

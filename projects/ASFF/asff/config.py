@@ -33,6 +33,12 @@ def add_model_config(cfg: CN) -> None:
     cfg.MODEL.MOBILENETV2.WIDTH = 1.0
     cfg.MODEL.MOBILENETV2.OUT_FEATURES = ["res3", "res4", "res5"]
     cfg.MODEL.MOBILENETV2.NORM = "BN"
+    # "build_timm_backbone": any network of timm that has such features, with timm's normalisation.
+    # BACKBONE.FREEZE_AT means nothing to it, nor to the two above.
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = "resnet18"  # as in timm.list_models()
+    cfg.MODEL.TIMM.PRETRAINED = False  # begin with timm's weights, unless MODEL.WEIGHTS is set
+    cfg.MODEL.TIMM.OUT_FEATURES = ["res3", "res4", "res5"]
 
     cfg.MODEL.YOLOV3 = CN()
     cfg.MODEL.YOLOV3.NUM_CLASSES = 80
@@ -107,8 +113,7 @@ def add_model_config(cfg: CN) -> None:
 def add_asff_fpn_config(cfg: CN) -> None:
     """Add the keys of ASFF-FPN (paper 4.3), FPN with fused levels, for other detectors."""
     cfg.MODEL.ASFF_FPN = CN()
-    # The levels to fuse, as ["p3", "p4", "p5"]; none: those that FPN makes from MODEL.FPN.IN_FEATURES
-    # (all but its top block's).
+    # The levels to fuse, as ["p3", "p4", "p5"]; none: all but those of FPN's top block.
     cfg.MODEL.ASFF_FPN.LEVELS = []
     cfg.MODEL.ASFF_FPN.FUSION = "asff"  # "none", "sum", "concat" or "asff" (paper Table 3)
     # At the start a level's own weight is this at every place; the other levels share the rest.
