@@ -1,0 +1,132 @@
+"""tools/gradient_consistency.py on a tiny detector and dataset."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+from asff.checkpoint import Checkpointer
+from asff.engine.setup import load_config, resolve_sync_norm
+from tests.training import ROOT
+
+pytestmark = pytest.mark.usefixtures("one_thread", "clean_loggers")
+Tool = Callable[..., str]
+
+
+@pytest.fixture
+def run_tool(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Tool:
+    """Run the tool in this process, which spares seconds of imports; return what it printed."""
+
+    def run(*args: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["gradient_consistency.py", *map(str, args)])
+        runpy.run_path(str(ROOT / "tools" / "gradient_consistency.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def even_weights(config: Path, tmp_path: Path) -> Path:
+    """A checkpoint of the tiny detector that fuses all levels with equal weights."""
+    cfg = load_config(str(config))
+    resolve_sync_norm(cfg, world_size=1)
+    model = build_model(cfg)
+    for fuse in model.backbone.fusion.fuse:
+        nn.init.zeros_(fuse.logits.weight)
+    Checkpointer(model, str(tmp_path)).save("even")
+    return tmp_path / "even.pth"
+
+
+def test_before_and_after(config, even_weights, run_tool, tmp_path):
+    folder = tmp_path / "new" / "out"
+    options = ("--run", "asff", config, even_weights, "--batches", 1)
+    printed = run_tool(folder, *options)
+    table = (folder / "gradients.md").read_text()
+    assert table in printed and table.count("\n") == 2 + 2 * 3
+    assert (folder / "gradients.png").stat().st_size < 150_000
+    content = json.loads((folder / "gradients.json").read_text())
+    assert (content["batches"], content["seed"]) == (1, 0)
+    before, after = content["measurements"]
+    assert (before["stage"], before["weights"]) == ("before", "")
+    assert (after["stage"], after["weights"]) == ("after", str(even_weights))
+    assert any(level["positives"] for level in after["levels"])
+    for first, second in zip(before["levels"], after["levels"]):
+        if second["positives"]:
+            assert second["weights"] == pytest.approx([1 / 3] * 3)
+            assert second["through_weights"] <= 1e-6 * second["others"]
+            assert first["through_weights"] > 1e-3 * first["others"]
+    # A second run finds the same.
+    run_tool(folder, *options)
+    assert json.loads((folder / "gradients.json").read_text()) == content
+
+
+def test_fusions_see_the_same_batches(config, run_tool, tmp_path):
+    sums = tmp_path / "sum.yaml"
+    sums.write_text(f"_BASE_: {config}\nMODEL: {{YOLOV3: {{FUSION: {{NAME: sum}}}}}}\n")
+    # Without the anchor-free slot, whose fit depends on predictions, objects alone decide on rows.
+    options = ("--batches", 1, "--seed", 3, "--opts", "MODEL.YOLOV3.ANCHOR_FREE", False)
+    run_tool(tmp_path, "--run", "asff", config, "--run", "sum", sums, *options)
+    content = json.loads((tmp_path / "gradients.json").read_text())
+    found = {x["label"]: x["levels"] for x in content["measurements"]}
+    assert list(found) == ["asff", "sum"]
+    for asff, other in zip(*found.values()):
+        assert asff["positives"] == other["positives"] and other["weights"] is None
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("MODEL.META_ARCHITECTURE", "RetinaNet"), "META_ARCHITECTURE is 'RetinaNet'; gradients"),
+        (("MODEL.YOLOV3.FUSION.NAME", "mean"), "MODEL.YOLOV3.FUSION.NAME is 'mean', which is not"),
+        (("MODEL.YOLOV3.FUSED", "mean"), "no config key 'MODEL.YOLOV3.FUSED'"),
+        (("DATASETS.TRAIN", "()"), "DATASETS.TRAIN is empty"),
+    ],
+    ids=["not YOLOv3", "fusion", "key", "no data"],
+)
+def test_configs_that_cannot_be_measured(config, options, message, run_tool, tmp_path):
+    with pytest.raises(SystemExit) as refusal:
+        run_tool(tmp_path, "--run", "a", config, "--opts", *options)
+    assert str(refusal.value).startswith("gradient_consistency.py: error: ")
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_files_that_are_not_there(config, run_tool, tmp_path):
+    file = tmp_path / "file"
+    torch.save({"model": {"other.weight": torch.ones(1)}}, file)
+    for folder, run, message in (
+        (tmp_path, (config, "none.pth"), "MODEL.WEIGHTS is 'none.pth': there is no such file."),
+        (tmp_path, ("none.yaml",), "--config-file none.yaml: there is no such file."),
+        (tmp_path, (config, config), "cannot be read"),
+        (tmp_path, (config, file), "None of the 1 tensors in MODEL.WEIGHTS fits the model"),
+        (file, (config,), f"FOLDER {file} cannot be created: File exists."),
+    ):
+        with pytest.raises(SystemExit) as refusal:
+            run_tool(folder, "--run", "a", *run, "--batches", 1)
+        assert str(refusal.value).startswith("gradient_consistency.py: error: ")
+        assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ((), "the following arguments are required: --run"),
+        (("--run", "a"), "--run takes LABEL CONFIG, or LABEL CONFIG WEIGHTS"),
+        (("--run", "a", "b", "c", "d"), "--run takes LABEL CONFIG, or LABEL CONFIG WEIGHTS"),
+        (("--run", "a", "b", "--run", "a", "c"), "each --run needs a LABEL of its own"),
+        (("--run", "a", "b", "--batches", "0"), "--batches must be at least 1"),
+        (("--run", "a", "b", "--seed", "-1"), "--seed at least 0"),
+    ],
+    ids=" ".join,
+)
+def test_command_lines(options, message, run_tool, tmp_path, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        run_tool(tmp_path, *options)
+    assert refusal.value.code == 2 and message in capsys.readouterr().err
