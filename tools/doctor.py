@@ -40,6 +40,7 @@ DISTRIBUTIONS = {
     "fvcore": ["fvcore"],
     "iopath": ["iopath"],
     "scikit-learn": ["scikit-learn"],  # only tools/fit_anchors.py needs it
+    "timm": ["timm"],  # only its own bottom-ups need it
     "setuptools": ["setuptools"],
 }
 

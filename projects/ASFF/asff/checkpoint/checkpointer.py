@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
+from .pickles import UnsafePickle, read_pickle
+
 
 class Checkpointer(DetectionCheckpointer):
     """Refuses to load what does not fit the model at all, and to save a broken model.
 
-    Runs no code from ``.pth`` files.
+    Runs no code from the files it loads.
 
     Attributes:
         about: saved with every checkpoint, so that it can be used alone; see about.py.
@@ -36,9 +38,12 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict:
         try:
-            loaded = super()._load_file(filename)
+            loaded = self._read_file(filename)
             if not isinstance(loaded["model"], dict):
                 raise TypeError("no tensors by name")
+            self._convert_ndarray_to_tensor(loaded["model"])
+        except UnsafePickle:
+            raise
         except Exception as error:  # a damaged file raises nearly anything
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ValueError(
@@ -46,6 +51,14 @@ class Checkpointer(DetectionCheckpointer):
                 f"tensors by name ({reason})."
             ) from error
         return loaded
+
+    def _read_file(self, filename: str) -> dict:
+        """Detectron2's ``_load_file``, without those of its ways that run code from files."""
+        if filename.endswith(".pkl"):
+            return from_model_zoo(read_pickle(filename))
+        if filename.endswith(".pyth"):
+            return from_pycls(self._torch_load(filename))
+        return super()._load_file(filename)
 
     def _torch_load(self, f: str) -> dict:
         return torch.load(f, map_location="cpu", weights_only=True)
@@ -62,3 +75,19 @@ class Checkpointer(DetectionCheckpointer):
                 "Use the config the weights were trained with, or other weights."
             )
         return incompatible
+
+
+def from_model_zoo(content: dict) -> dict:
+    """A checkpoint from what a ``.pkl`` file holds: of Detectron2, or of Caffe2 and Detectron."""
+    if "model" in content and "__author__" in content:
+        return content
+    tensors = content.get("blobs", content)  # "blobs" in detectors
+    tensors = {key: x for key, x in tensors.items() if not key.endswith("_momentum")}
+    return {"model": tensors, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def from_pycls(content: dict) -> dict:
+    """A checkpoint from what a ``.pyth`` file of pycls holds."""
+    tensors = content["model_state"].items()
+    tensors = {key: x for key, x in tensors if not key.endswith("num_batches_tracked")}
+    return {"model": tensors, "__author__": "pycls", "matching_heuristics": True}

@@ -1,0 +1,161 @@
+"""The feature backbones of timm (https://github.com/huggingface/pytorch-image-models), by name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+
+class TimmBackbone(Backbone):
+    """A network of timm, up to the last feature that is asked for.
+
+    Features carry the names of Detectron2's ResNet: ``res2`` to ``res5`` at strides 4 to 32. Where
+    a network has several of one stride, the last counts. Normalisation stays timm's, and all
+    parameters are trained but those that no feature depends on (timm keeps some in EfficientNet and
+    HRNet): processes that train together would wait for their gradients.
+
+    Args:
+        name: one of ``timm.list_models()``, or what else ``timm.create_model`` takes.
+        out_features: names of the features to return.
+        pretrained: begin with the weights that timm has; it downloads and keeps them.
+
+    Raises:
+        ValueError: timm is not installed, does not know the network, cannot get its weights, or the
+            network lacks one of the features or cuts off the borders of images.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        out_features: Sequence[str] = ("res3", "res4", "res5"),
+        pretrained: bool = False,
+    ):
+        super().__init__()
+        with torch.device("meta"):  # to look at; it has no values
+            info = create_network(name).feature_info.info
+        strides = [feature["reduction"] for feature in info]
+        indices = {
+            f"res{stride.bit_length() - 1}": index
+            for index, stride in enumerate(strides)
+            if stride & (stride - 1) == 0
+        }
+        if not out_features or set(out_features) - set(indices):
+            raise ValueError(
+                f"MODEL.TIMM.OUT_FEATURES is {list(out_features)}; the features of '{name}', at "
+                f"strides {sorted(set(strides))}, are {', '.join(indices) or 'none of these'}."
+            )
+        self._out_features = sorted(set(out_features), key=indices.get)
+        self._out_feature_strides = {x: strides[indices[x]] for x in self._out_features}
+        self._out_feature_channels = {x: info[indices[x]]["num_chs"] for x in self._out_features}
+
+        options = {"out_indices": [indices[x] for x in self._out_features]}
+        with torch.device("meta"), torch.enable_grad():
+            self.network = create_network(name, **options)
+            unused = self.try_out(name)
+        self.network = create_network(name, pretrained=pretrained, **options)
+        for key, parameter in self.network.named_parameters():
+            parameter.requires_grad_(key not in unused)
+
+    @property
+    def size_divisibility(self) -> int:
+        """Networks that begin with patches cut off what is left of other sizes."""
+        return max(self._out_feature_strides.values())
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Map images (N, 3, H, W) to ``{name: (N, C, H / stride, W / stride)}``."""
+        features = self.network(x)
+        if getattr(self.network, "output_fmt", "NCHW") == "NHWC":
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        return dict(zip(self._out_features, features))
+
+    def try_out(self, name: str) -> list[str]:
+        """Compute features and gradients of images as timm has the network for, without values.
+
+        Returns:
+            Keys of the parameters that no feature depends on.
+        """
+        height, width = self.network.pretrained_cfg["input_size"][1:]
+        features = self(torch.zeros(2, 3, height, width))
+        for feature, stride in self._out_feature_strides.items():
+            shape = tuple(features[feature].shape[2:])
+            if any(abs(stride * n - size) >= stride for n, size in zip(shape, (height, width))):
+                raise ValueError(
+                    f"MODEL.TIMM.NAME is '{name}', which is no backbone for detectors: it makes "
+                    f"{feature} {shape} of an image {(height, width)}, not one place for every "
+                    f"{stride} pixels."
+                )
+        sum(feature.sum() for feature in features.values()).backward()
+        return [key for key, x in self.network.named_parameters() if x.grad is None]
+
+
+def create_network(name: str, **options: object) -> nn.Module:
+    """timm's network that returns its features; every failure is a ValueError."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(
+            f"The bottom-up '{name}' (MODEL.TIMM.NAME) needs timm, which cannot be imported "
+            f"({error}). Install it by `pip install .[timm]`."
+        ) from error
+    if ":" not in name and not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models())
+        raise ValueError(
+            f"MODEL.TIMM.NAME is '{name}', which timm {timm.__version__} does not know. "
+            + (f"It has {', '.join(near)}; all" if near else "All")
+            + " are listed by timm.list_models()."
+        )
+    try:
+        return timm.create_model(name, features_only=True, **options)
+    except Exception as error:  # its downloads, too, fail in many ways
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"timm cannot make '{name}' (MODEL.TIMM.NAME): {reason}") from error
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
+    """Build a :class:`TimmBackbone` from ``cfg.MODEL.TIMM``.
+
+    Where MODEL.WEIGHTS is set, timm is not asked for weights: whoever has a trained detector needs
+    no download.
+    """
+    pretrained = cfg.MODEL.TIMM.PRETRAINED and not cfg.MODEL.WEIGHTS
+    backbone = TimmBackbone(
+        name=cfg.MODEL.TIMM.NAME,
+        out_features=cfg.MODEL.TIMM.OUT_FEATURES,
+        pretrained=pretrained,
+    )
+    about = backbone.network.pretrained_cfg
+    if about.get("fixed_input_size"):
+        size = " x ".join(map(str, about["input_size"][1:]))
+        logger.warning(
+            "'%s' is made for images of %s pixels; it may fail at others.",
+            cfg.MODEL.TIMM.NAME,
+            size,
+        )
+    if pretrained:
+        check_pixels(cfg, about)
+    return backbone
+
+
+def check_pixels(cfg: CfgNode, about: dict) -> None:
+    """Warn where the images of the config are not those that timm's weights were trained with."""
+    mean, std = ([round(255 * x, 3) for x in about[key]] for key in ("mean", "std"))
+    used = [*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD]
+    if cfg.INPUT.FORMAT != "RGB" or [round(x) for x in used] != [round(x) for x in mean + std]:
+        logger.warning(
+            "timm's weights of '%s' were trained with INPUT.FORMAT RGB, MODEL.PIXEL_MEAN %s and "
+            "MODEL.PIXEL_STD %s. The config differs.",
+            cfg.MODEL.TIMM.NAME,
+            mean,
+            std,
+        )
