@@ -294,3 +294,26 @@ def test_number_of_weight_channels_follows_the_key():
     cfg = detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.WEIGHT_CHANNELS", 24)
     for fuse in build_model(cfg).backbone.fusion.fuse:
         assert fuse.logits.weight.shape == (3, 3 * 24, 1, 1)
+
+
+@pytest.mark.parametrize("own_weight", [1 / 3, 0.8])
+def test_start_with_an_own_weight(own_weight):
+    cfg = detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.OWN_WEIGHT", own_weight)
+    for level, fuse in enumerate(build_model(cfg).backbone.fusion.fuse):
+        channels = fuse.compress[0].in_channels
+        weights = fuse.spatial_weights(make_features([channels] * 3, [(4, 5)] * 3))
+        expected = torch.full_like(weights, (1 - own_weight) / 2)
+        expected[:, level] = own_weight
+        torch.testing.assert_close(weights, expected)
+
+
+def test_start_is_random_by_default():
+    fuse = build_model(detector_cfg(*TINY_DARKNET)).backbone.fusion.fuse[0]
+    assert fuse.logits.weight.std() > 0.1  # MSRA with 48 inputs: 0.2
+
+
+@pytest.mark.parametrize("own_weight", [1.0, -0.1])
+def test_own_weight_must_be_a_weight(own_weight):
+    cfg = detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.OWN_WEIGHT", own_weight)
+    with pytest.raises(ValueError, match=f"MODEL.YOLOV3.FUSION.OWN_WEIGHT is {own_weight}"):
+        build_model(cfg)

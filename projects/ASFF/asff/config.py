@@ -58,6 +58,9 @@ def add_model_config(cfg: CN) -> None:
     cfg.MODEL.YOLOV3.FUSION.NAME = "asff"  # "none", "sum", "concat" or "asff" (paper Table 3)
     # Channels from which the spatial weights are computed (authors' code).
     cfg.MODEL.YOLOV3.FUSION.WEIGHT_CHANNELS = 16
+    # At the start a level's own weight is this at every place, and the other levels share the rest.
+    # 0.0: the spatial weights start at random, as in the paper (3.4).
+    cfg.MODEL.YOLOV3.FUSION.OWN_WEIGHT = 0.0
 
     # (width, height) in input pixels, per feature of IN_FEATURES.
     cfg.MODEL.YOLOV3.ANCHORS = [

@@ -5,7 +5,6 @@ Shape letters: N images, L fused levels, C channels of every level, H and W of a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -18,7 +17,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from torch import Tensor, nn
 
 from ..config import add_asff_fpn_config
-from .fusion import FUSIONS, AdaptiveFusion, ConcatFusion, PyramidFusion
+from .fusion import FUSIONS, AdaptiveFusion, ConcatFusion, PyramidFusion, check_own_weight
 from .layers import choose
 
 
@@ -62,11 +61,7 @@ class ASFFFPN(FPN):
                 f"MODEL.ASFF_FPN.LEVELS would fuse {sorted(levels)}: choose 2 to 6 of "
                 f"{', '.join(self._out_features)}."
             )
-        if not 0 < own_weight < 1:
-            raise ValueError(
-                f"MODEL.ASFF_FPN.OWN_WEIGHT is {own_weight}: the weight of a level at itself must "
-                "be between 0 and 1; 0.95 is usual."
-            )
+        check_own_weight(own_weight, "MODEL.ASFF_FPN.OWN_WEIGHT")
         self.fused_levels = [level for level in self._out_features if level in levels]
         operation = choose(FUSIONS, fusion, "MODEL.ASFF_FPN.FUSION")
         self.asff = None
@@ -118,15 +113,10 @@ def start_near_neutral(fusion: PyramidFusion, own_weight: float) -> None:
             if resize.conv is not None:
                 nn.init.dirac_(resize.conv.weight)
                 resize.conv.weight.copy_(resize.conv.weight.mean(dim=(2, 3), keepdim=True))
-        others = len(resizes) - 1
         if isinstance(fuse, AdaptiveFusion):
-            # Zeros, so that the weights do not depend on the scale of the features. The first step
-            # changes them; from the second on, gradient reaches what is before them.
-            nn.init.zeros_(fuse.logits.weight)
-            nn.init.zeros_(fuse.logits.bias)
-            fuse.logits.bias[level] = math.log(own_weight * others / (1 - own_weight))
+            fuse.start_with(level, own_weight)
         elif isinstance(fuse, ReducedConcat):
-            shares = torch.full((len(resizes),), (1 - own_weight) / others)
+            shares = torch.full((len(resizes),), (1 - own_weight) / (len(resizes) - 1))
             shares[level] = own_weight
             weight = torch.kron(shares, torch.eye(fuse.out_channels))
             fuse.reduce.weight.copy_(weight[:, :, None, None])

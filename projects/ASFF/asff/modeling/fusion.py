@@ -5,6 +5,7 @@ Shape letters: N images, L levels, C channels, H and W of the level that is bein
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -77,6 +78,20 @@ class AdaptiveFusion(nn.Module):
         )
         self.logits = nn.Conv2d(num_levels * weight_channels, num_levels, 1)
         self.out_channels = channels
+
+    @torch.no_grad()
+    def start_with(self, level: int, own_weight: float) -> None:
+        """Begin with one weight for a level at every place; the other levels share the rest.
+
+        Args:
+            own_weight: of the level, in (0, 1).
+        """
+        # Zeros, so that the weights do not depend on the features. The first step changes them;
+        # from the second on, gradient reaches what is before them.
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+        others = self.logits.out_channels - 1
+        self.logits.bias[level] = math.log(own_weight * others / (1 - own_weight))
 
     def spatial_weights(self, resized: Sequence[Tensor]) -> Tensor:
         """Spatial importance weights alpha, beta, gamma (Equation 2).
@@ -166,7 +181,7 @@ def build_fusion(cfg, *, in_channels: Sequence[int], strides: Sequence[int]) -> 
     """Build the fusion that ``cfg.MODEL.YOLOV3.FUSION`` names; None for "none".
 
     Raises:
-        ValueError: the name is not known; the message lists the known ones.
+        ValueError: the name is not known, or OWN_WEIGHT is no weight.
     """
     options = cfg.MODEL.YOLOV3.FUSION
     operation = choose(FUSIONS, options.NAME, "MODEL.YOLOV3.FUSION.NAME")
@@ -175,4 +190,19 @@ def build_fusion(cfg, *, in_channels: Sequence[int], strides: Sequence[int]) -> 
         return None
     if operation is AdaptiveFusion:
         operation = partial(operation, weight_channels=options.WEIGHT_CHANNELS, **style)
-    return PyramidFusion(operation, in_channels=in_channels, strides=strides, **style)
+    fusion = PyramidFusion(operation, in_channels=in_channels, strides=strides, **style)
+    own_weight = options.OWN_WEIGHT
+    if isinstance(fusion.fuse[0], AdaptiveFusion) and own_weight:
+        check_own_weight(own_weight, "MODEL.YOLOV3.FUSION.OWN_WEIGHT")
+        for level, fuse in enumerate(fusion.fuse):
+            fuse.start_with(level, own_weight)
+    return fusion
+
+
+def check_own_weight(own_weight: float, key: str) -> None:
+    """Raise a ValueError unless a level's own weight leaves something to the others."""
+    if not 0 < own_weight < 1:
+        raise ValueError(
+            f"{key} is {own_weight}: the weight that a level has for itself at the start must be "
+            "between 0 and 1."
+        )
