@@ -57,7 +57,8 @@ def start(run: Run, threads: int) -> subprocess.Popen:
     """Begin a run, or go on from its last checkpoint; what it prints goes to its log file."""
     if not can_resume(run):  # what an earlier try has told of its way is no part of this run
         (run.output_dir / "metrics.json").unlink(missing_ok=True)
-    write_json(run.output_dir / "run.json", run.identity())
+    place = {"folder": str(run.folder.resolve())}
+    write_json(run.output_dir / "run.json", {**run.identity(), **place})
     # Options first: Detectron2's parser takes all that follows a KEY for KEY VALUE pairs.
     command = [sys.executable, ROOT / "train_net.py", "--resume"]
     command += ["--config-file", find_config(run.config_file)]

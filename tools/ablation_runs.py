@@ -185,6 +185,7 @@ def is_finished(run: Run) -> bool:
     """
     if can_resume(run):
         check_same(run, run.output_dir / "run.json")
+        check_folder(run, run.output_dir / "run.json")
     if run.record.is_file():
         check_same(run, run.record)
     return run.record.is_file()
@@ -192,6 +193,16 @@ def is_finished(run: Run) -> bool:
 
 def can_resume(run: Run) -> bool:
     return (run.output_dir / "last_checkpoint").is_file()
+
+
+def check_folder(run: Run, file: Path) -> None:
+    """Raise a ValueError where a checkpoint is of a run for another folder of the same name."""
+    folder = read_json(file, ["folder"])["folder"]
+    if folder != str(run.folder.resolve()):
+        raise ValueError(
+            f"{run.output_dir} is of a run for {folder}, whose results would be taken for new ones. "
+            f"Give {run.folder} another last name, or remove {run.output_dir} to train anew."
+        )
 
 
 def check_same(run: Run, file: Path) -> None:

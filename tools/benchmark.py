@@ -4,7 +4,8 @@
     python tools/benchmark.py step --config-file FILE --images 4 --size 320 [KEY VALUE ...]
     python tools/benchmark.py data --config-file FILE [--size 608] [--workers 2] [KEY VALUE ...]
     python tools/benchmark.py memory [--images 1000000] [--workers 2]
-    python tools/benchmark.py cost --config-files A.yaml B.yaml [--height 608] [--width 608]
+    python tools/benchmark.py cost --config-files A.yaml B.yaml [--height 608] [--width 608] \\
+        [--opts KEY VALUE ...]
 
 step: forward, backward and update, on random images. data: read, mix, augment and resize generated
 photographs. memory: what data workers hold of a large dataset. cost: parameters, and multiply-adds

@@ -4,14 +4,15 @@
     python tools/measure_swap.py --config-file FPN_CONFIG --backbone ASFF_BUILDER \\
         MODEL.WEIGHTS FILE [KEY VALUE ...]
 
-Runs the detector of FPN_CONFIG, and the same with another MODEL.BACKBONE.NAME, over DATASETS.TEST.
-Prints AP of both, how far the features move, and how many detections stay.
+Runs the detector of FPN_CONFIG, and the same with another MODEL.BACKBONE.NAME, over the dataset of
+DATASETS.TEST. Prints AP of both, how far the features move, and how many detections stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 
 # First, for it says what is not installed.
 from asff.checkpoint import Checkpointer
@@ -37,7 +38,7 @@ class Change:
     Attributes:
         moved: per level, norm of the difference of the features over the norm of the first ones.
         kept, lost: detections of the first detector with a score above 0.3 that the second one has,
-            and has not, with the same class at an IoU of at least 0.95.
+            and has not, with the same class at an IoU of at least 0.95, at whatever score.
         new: detections of the second one that the first has not, by the same rule.
     """
 
@@ -52,6 +53,18 @@ def build(cfg: CfgNode) -> nn.Module:
     model = Trainer.build_model(cfg).eval()
     Checkpointer(model).load(cfg.MODEL.WEIGHTS)
     return model
+
+
+def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
+    """COCO's box metrics; what a training wrote to OUTPUT_DIR stays."""
+    with TemporaryDirectory() as folder:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = folder
+        results = Trainer.test(cfg, model)
+    if "bbox" not in results:
+        raise ValueError(f"DATASETS.TEST: {cfg.DATASETS.TEST[0]} has no annotations, hence no AP.")
+    return results["bbox"]
 
 
 def found_again(detections: Instances, others: Instances) -> Tensor:
@@ -100,16 +113,17 @@ def main() -> None:
     args.eval_only = True
     with user_errors():
         cfg = setup(args)
+        if len(cfg.DATASETS.TEST) != 1:
+            raise ValueError(f"DATASETS.TEST is {cfg.DATASETS.TEST}: name one dataset.")
         choose(dict(BACKBONE_REGISTRY), args.backbone, "--backbone")
         swapped = cfg.clone()
         swapped.defrost()
         swapped.MODEL.BACKBONE.NAME = args.backbone
         models = [build(cfg), build(swapped)]
-        results = [Trainer.test(cfg, model) for model in models]
+        aps = [evaluate(cfg, model) for model in models]
         change = compare(*models, build_test_loader(cfg, cfg.DATASETS.TEST[0]))
     parameters = [sum(p.numel() for p in model.parameters()) / 1e6 for model in models]
-    for name, result, count in zip((cfg.MODEL.BACKBONE.NAME, args.backbone), results, parameters):
-        ap = result["bbox"]
+    for name, ap, count in zip((cfg.MODEL.BACKBONE.NAME, args.backbone), aps, parameters):
         print(f"{name}: AP {ap['AP']:.2f}, AP50 {ap['AP50']:.2f}, {count:.2f} M parameters")
     print("Features move by", ", ".join(f"{k} {v:.1%}" for k, v in change.moved.items()))
     total = change.kept + change.lost

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training import metrics, read_checkpoint, run_here
+from tests.training import metrics, read_checkpoint, run_apart, run_here
 
 pytestmark = pytest.mark.usefixtures("one_thread", "clean_loggers")
 
@@ -17,20 +17,19 @@ MODEL:
   RESNETS: {DEPTH: 50, NORM: "BN", WIDTH_PER_GROUP: 8, RES2_OUT_CHANNELS: 32, STEM_OUT_CHANNELS: 16,
             OUT_FEATURES: ["res2", "res3", "res4", "res5"]}
   BACKBONE: {FREEZE_AT: 0}
-  FPN: {OUT_CHANNELS: 16}
 """
 DETECTORS = {
     "RetinaNet": """
   META_ARCHITECTURE: "RetinaNet"
   BACKBONE: {NAME: "build_retinanet_resnet_fpn_backbone"}
-  FPN: {IN_FEATURES: ["res3", "res4", "res5"]}
+  FPN: {IN_FEATURES: ["res3", "res4", "res5"], OUT_CHANNELS: 16}
   ANCHOR_GENERATOR: {SIZES: [[16], [32], [64], [128], [256]]}
   RETINANET: {NUM_CONVS: 1}
 """,
     "GeneralizedRCNN": """
   META_ARCHITECTURE: "GeneralizedRCNN"
   BACKBONE: {NAME: "build_resnet_fpn_backbone"}
-  FPN: {IN_FEATURES: ["res2", "res3", "res4", "res5"]}
+  FPN: {IN_FEATURES: ["res2", "res3", "res4", "res5"], OUT_CHANNELS: 16}
   ANCHOR_GENERATOR: {SIZES: [[16], [32], [64], [128], [256]]}
   RPN: {IN_FEATURES: ["p2", "p3", "p4", "p5", "p6"]}
   ROI_HEADS: {NAME: "StandardROIHeads", IN_FEATURES: ["p2", "p3", "p4", "p5"]}
@@ -47,9 +46,15 @@ SOLVER: {IMS_PER_BATCH: 12, BASE_LR: 0.001, MAX_ITER: 2}
 SEED: 1
 VERSION: 2
 """
-MASKS = """  MASK_ON: True
-  ROI_MASK_HEAD: {NAME: "MaskRCNNConvUpsampleHead", NUM_CONV: 1, CONV_DIM: 16, POOLER_RESOLUTION: 7}
-"""
+MASKS = (
+    *("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
+    *("MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 16),
+    *("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", 7),
+)
+CASCADE = (
+    *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+    *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+)
 FREEBIES = (
     *("INPUT.SQUARE", True, "INPUT.MIXUP.PROB", 1.0, "INPUT.MIXUP.MIN_IMAGES", 2),
     *("INPUT.COLOR.PROB", 1.0, "INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "min_iou"),
@@ -71,22 +76,36 @@ def test_trains_and_evaluates(datasets, tmp_path: Path, name, options):
 
 
 @pytest.mark.parametrize(
-    "name, extra, builder",
+    "name, builder, options",
     [
-        ("RetinaNet", "", "build_retinanet_resnet_asff_fpn_backbone"),
-        ("GeneralizedRCNN", "", "build_resnet_asff_fpn_backbone"),
-        ("GeneralizedRCNN", MASKS, "build_resnet_asff_fpn_backbone"),
+        ("RetinaNet", "build_retinanet_resnet_asff_fpn_backbone", ()),
+        ("GeneralizedRCNN", "build_resnet_asff_fpn_backbone", ()),
+        ("GeneralizedRCNN", "build_resnet_asff_fpn_backbone", MASKS),
+        ("GeneralizedRCNN", "build_resnet_asff_fpn_backbone", CASCADE),
     ],
-    ids=["RetinaNet", "Faster R-CNN", "Mask R-CNN"],
+    ids=["RetinaNet", "Faster R-CNN", "Mask R-CNN", "Cascade R-CNN"],
 )
-def test_trains_and_evaluates_with_asff_fpn(datasets, tmp_path: Path, name, extra, builder):
+def test_trains_and_evaluates_with_asff_fpn(datasets, tmp_path: Path, name, builder, options):
     """One key swaps it in."""
     config = tmp_path / "detector.yaml"
-    config.write_text(COMMON + DETECTORS[name] + extra + REST)
-    options = ("MODEL.BACKBONE.NAME", builder, "OUTPUT_DIR", tmp_path)
+    config.write_text(COMMON + DETECTORS[name] + REST)
+    options = ("MODEL.BACKBONE.NAME", builder, *options, "OUTPUT_DIR", tmp_path)
     run = run_here("--config-file", config, *options)
     assert run.code == 0, run.output
     assert metrics(tmp_path)[0]["total_loss"] > 0
-    assert run.output.count("copypaste: AP,AP50,AP75") == (2 if extra else 1)
+    assert run.output.count("copypaste: AP,AP50,AP75") == (2 if "MODEL.MASK_ON" in options else 1)
     weights = read_checkpoint(tmp_path / "model_final.pth")["model"]
     assert any(key.startswith("backbone.asff.fuse.") for key in weights)
+
+
+@pytest.mark.slow
+def test_two_processes_train_asff_fpn(datasets, tmp_path: Path):
+    """Every parameter gets a gradient, also those behind zeros: DistributedDataParallel waits."""
+    config = tmp_path / "detector.yaml"
+    config.write_text(COMMON + DETECTORS["RetinaNet"] + REST)
+    builder = ("MODEL.BACKBONE.NAME", "build_retinanet_resnet_asff_fpn_backbone")
+    options = (*builder, "MODEL.ASFF_FPN.NORM", "SyncBN", "OUTPUT_DIR", tmp_path)
+    run = run_apart("--config-file", config, "--num-gpus", 2, *options)
+    assert run.code == 0, run.output
+    assert "MODEL.ASFF_FPN.NORM: naiveSyncBN instead of SyncBN" in run.output
+    assert "copypaste: AP,AP50,AP75" in run.output

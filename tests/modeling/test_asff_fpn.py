@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
@@ -15,6 +18,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from asff import add_asff_config
+from asff.checkpoint import Checkpointer
 from asff.modeling import ASFFFPN
 from tests.helpers import make_instances
 
@@ -159,8 +163,9 @@ def test_gradient_reaches_the_whole_fusion_after_one_step(norm, fusion):
         levels = backbone(images())
         sum((levels[name] * target).mean() for name in backbone.fused_levels).backward()
         without = [k for k, p in backbone.asff.named_parameters() if not p.grad.abs().sum() > 0]
-        if step == 0:  # the gates themselves
-            assert all("compress" in name for name in without)
+        if step == 0 and fusion == "asff":
+            assert not any("logits" in name for name in without)  # every gate
+            assert without and all("compress" in name for name in without)
         optimizer.step()
     # A bias ahead of a norm has no effect; there is none.
     assert without == []
@@ -168,17 +173,31 @@ def test_gradient_reaches_the_whole_fusion_after_one_step(norm, fusion):
 
 @pytest.mark.parametrize("norm", ["", "BN", "GN", "FrozenBN"])
 def test_start_is_near_neutral_with_any_norm(norm):
-    """In evaluation; features of FPN move by less than a tenth."""
-    stock, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.NORM", norm)
-    with torch.no_grad():
-        x, y = stock(images()), backbone(images())
-    for name in backbone.fused_levels:
-        assert (y[name] - x[name]).norm() < 0.1 * x[name].norm()
+    """Whatever the scale of FPN's features, they move by less than a tenth."""
+    _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.NORM", norm)
+    torch.manual_seed(0)
+    levels = [torch.randn(2, CHANNELS, 32 // 2**n, 48 // 2**n) for n in range(3)]
+    for scale in (0.03, 1.0, 30.0):
+        for mode in (True, False):
+            fused = backbone.asff.train(mode)([scale * x for x in levels])
+            for x, y in zip(levels, fused):
+                assert (y - scale * x).norm() < 0.1 * scale * x.norm()
 
 
-def test_sync_norm_is_built():
+@pytest.mark.parametrize("norm", ["", "GN"])
+def test_one_image_of_one_place(norm):
+    """Group norm needs more than one value in a group."""
+    _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.NORM", norm)
+    levels = backbone.train()(images(32, 32)[:1])
+    assert levels["p5"].shape == (1, CHANNELS, 1, 1)
+    assert levels["p5"].isfinite().all()
+
+
+def test_norm_is_ahead_of_the_spatial_weights():
     _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.NORM", "SyncBN")
-    assert any(isinstance(layer, nn.SyncBatchNorm) for layer in backbone.asff.modules())
+    for fuse in backbone.asff.fuse:
+        assert all(isinstance(layer.norm, nn.SyncBatchNorm) for layer in fuse.compress)
+    assert not any("norm" in name for name, _ in backbone.asff.resize.named_modules())
 
 
 def test_works_where_the_config_lacks_its_keys():
@@ -262,29 +281,45 @@ def test_pool_block_takes_the_coarsest_level():
     assert list(build_backbone(cfg)(images())) == ["p2", "p3", "p4", "p5"]
 
 
-def test_weights_of_whole_detectors_lack_only_the_fusion():
-    for meta_arch, builder in (("RetinaNet", RETINANET), ("GeneralizedRCNN", RCNN)):
-        cfg = fpn_cfg(builder.format(""), "MODEL.META_ARCHITECTURE", meta_arch)
-        if meta_arch == "GeneralizedRCNN":
-            levels = ["p2", "p3", "p4", "p5"]
-            cfg.merge_from_list(
-                [
-                    *("MODEL.MASK_ON", True, "MODEL.RPN.IN_FEATURES", [*levels, "p6"]),
-                    *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
-                    *("MODEL.ROI_HEADS.IN_FEATURES", levels),
-                    *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"),
-                    *("MODEL.ROI_BOX_HEAD.NUM_FC", 1, "MODEL.ROI_BOX_HEAD.FC_DIM", 8),
-                    *("MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
-                    *("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128], [256], [512]]),
-                ]
-            )
-        else:
-            cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
-        weights = build_model(cfg).state_dict()
-        cfg.MODEL.BACKBONE.NAME = builder.format("_asff")
-        result = build_model(cfg).load_state_dict(weights, strict=False)
-        assert result.unexpected_keys == []
-        assert all(key.startswith("backbone.asff.") for key in result.missing_keys)
+LEVELS = ["p2", "p3", "p4", "p5"]
+ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128], [256], [512]])
+R_CNN = (
+    *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.RPN.IN_FEATURES", [*LEVELS, "p6"]),
+    *("MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", LEVELS),
+    *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"),
+    *("MODEL.ROI_BOX_HEAD.NUM_FC", 1, "MODEL.ROI_BOX_HEAD.FC_DIM", 8),
+)
+MASKS = ("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead")
+
+
+@pytest.mark.parametrize("checkpointer", [Checkpointer, DetectionCheckpointer])
+@pytest.mark.parametrize("kind", ["pth", "pkl"])
+@pytest.mark.parametrize(
+    "builder, options",
+    [
+        (RETINANET, ("MODEL.META_ARCHITECTURE", "RetinaNet")),
+        (RCNN, R_CNN),
+        (RCNN, (*R_CNN, *MASKS)),
+    ],
+    ids=["RetinaNet", "Faster R-CNN", "Mask R-CNN"],
+)
+def test_checkpoints_of_whole_detectors_load(tmp_path, checkpointer, kind, builder, options):
+    """Only the fusion stays as it was; ``.pkl`` is the kind of Detectron2's model zoo."""
+    cfg = fpn_cfg(builder.format(""), *ANCHORS, *options)
+    stock = build_model(cfg).state_dict()
+    path = tmp_path / f"stock.{kind}"
+    if kind == "pth":
+        torch.save({"model": stock}, path)
+    else:
+        arrays = {key: value.numpy() for key, value in stock.items()}
+        path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
+    cfg.MODEL.BACKBONE.NAME = builder.format("_asff")
+    model = build_model(cfg)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    checkpointer(model).load(str(path))
+    for key, value in model.state_dict().items():
+        expected = before if key.startswith("backbone.asff.") else stock
+        assert torch.equal(value, expected[key]), key
 
 
 @pytest.mark.parametrize(
@@ -313,6 +348,7 @@ def test_what_cannot_be_built_is_said(options, message):
     "key, value, message",
     [
         ("BOTTOM_UP", "build_vgg", "MODEL.ASFF_FPN.BOTTOM_UP is 'build_vgg'.*build_resnet"),
+        ("BOTTOM_UP", "build_asff_fpn_backbone", "BOTTOM_UP is 'build_asff_fpn_backbone'"),
         ("TOP_BLOCK", "p8", "MODEL.ASFF_FPN.TOP_BLOCK is 'p8'.*p6p7, pool, none"),
     ],
 )

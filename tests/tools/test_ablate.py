@@ -259,10 +259,13 @@ def test_who_stops_the_tool_stops_its_runs(number, folder, run):
         begun.append(wait_for(2))
         os.kill(os.getpid(), number)
 
+    # Where tests run in the background, the shell has switched Ctrl-C off for them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=stop)
     thread.start()
     printed = run(*grid("waits", seeds=(1, 2, 3)), "--jobs", 2)
     thread.join()
+    signal.signal(signal.SIGINT, before)
     assert begun == [True] and len(started(folder)) == 2
     assert printed.endswith("stopped, with all its runs. The same command goes on from here.")
     # The system may take a moment to clear away what has been killed.
@@ -291,6 +294,16 @@ def test_a_config_that_has_changed_is_refused(folder, run, free, config):
     last.unlink()
     run(*grid("one"))
     assert record("one_seed1")["settings"]["SOLVER.BASE_LR"] == 0.5
+
+
+def test_a_folder_of_the_same_name_does_not_take_the_other_ones_runs(folder, run, free):
+    """It would write old results down as new ones."""
+    run(*grid("one"))
+    Path("output/ablations/results/one_seed1/last_checkpoint").write_text("model_final.pth")
+    _, *options = grid("one")
+    message = error(run("again/results", *options))
+    assert f"is of a run for {folder / 'results'}" in message
+    assert "Give again/results another last name" in message
 
 
 def test_other_overrides_are_refused(folder, run, free):

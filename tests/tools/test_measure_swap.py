@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,7 +70,10 @@ def test_as_printed(datasets: Path, tmp_path: Path):
     config, weights = tmp_path / "fpn.yaml", tmp_path / "fpn.pth"
     config.write_text(COMMON + DETECTORS["RetinaNet"] + REST)
     torch.manual_seed(0)
-    cfg = load_config(str(config), ["MODEL.RETINANET.NUM_CLASSES", 4])
+    # All scores are about a half at first, so that there are boxes to compare.
+    cfg = load_config(
+        str(config), ["MODEL.RETINANET.NUM_CLASSES", 4, "MODEL.RETINANET.PRIOR_PROB", 0.5]
+    )
     DetectionCheckpointer(build_model(cfg), str(tmp_path)).save("fpn")
     options = ("--config-file", str(config), "MODEL.WEIGHTS", str(weights))
     printed = run_tool("measure_swap.py", *options, "OUTPUT_DIR", str(tmp_path))
@@ -74,4 +81,21 @@ def test_as_printed(datasets: Path, tmp_path: Path):
         assert f"{builder}_backbone: AP " in printed
     # p6 and p7 come from the bottom-up.
     assert "p6 0.0%, p7 0.0%" in printed
-    assert "boxes with a score over 0.3" in printed
+    total, kept, share, _ = re.search(
+        r"Of (\d+) boxes with a score over 0.3, (\d+) \(([\d.]+)%\).*; (\d+) are new", printed
+    ).groups()
+    assert int(total) > 0 and float(share) == pytest.approx(100 * int(kept) / int(total), abs=0.05)
+    assert not (tmp_path / "inference").exists()  # a training's results would be there
+
+
+def test_two_datasets_are_refused(datasets: Path, tmp_path: Path):
+    config = tmp_path / "fpn.yaml"
+    config.write_text(COMMON + DETECTORS["RetinaNet"] + REST)
+    weights = tmp_path / "any.pth"
+    weights.touch()
+    options = ("MODEL.WEIGHTS", str(weights), "DATASETS.TEST", '("shapes_val", "shapes_train")')
+    command = [sys.executable, "tools/measure_swap.py", "--config-file", str(config), *options]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "projects" / "ASFF")}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: DATASETS.TEST is ('shapes_val', 'shapes_train'): name one" in done.stderr

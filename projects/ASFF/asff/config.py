@@ -123,7 +123,7 @@ def add_asff_fpn_config(cfg: CN) -> None:
     cfg.MODEL.ASFF_FPN.OWN_WEIGHT = 0.95
     # Channels per level from which the spatial weights are computed.
     cfg.MODEL.ASFF_FPN.WEIGHT_CHANNELS = 16
-    cfg.MODEL.ASFF_FPN.NORM = ""  # normalisation of the convolutions that resize or weigh levels
+    cfg.MODEL.ASFF_FPN.NORM = ""  # normalisation ahead of the spatial weights
     # Of "build_asff_fpn_backbone": the bottom-up, and what makes levels above those of FPN: "p6p7"
     # (as in RetinaNet), "pool" (p6, as in Faster R-CNN) or "none".
     cfg.MODEL.ASFF_FPN.BOTTOM_UP = "build_resnet_backbone"

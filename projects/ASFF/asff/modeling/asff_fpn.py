@@ -34,8 +34,9 @@ class ASFFFPN(FPN):
             so that detectors trained with FPN go on from nearly the same features. Means nothing
             to "sum".
         weight_channels: channels per level from which the spatial weights are computed.
-        fusion_norm: normalisation of the fusion's convolutions, see
-            :func:`detectron2.layers.get_norm`.
+        fusion_norm: normalisation ahead of the spatial weights, see
+            :func:`detectron2.layers.get_norm`. What is resized is not normalised: the start would
+            not be neutral.
         fpn: arguments of Detectron2's FPN.
 
     Raises:
@@ -75,7 +76,7 @@ class ASFFFPN(FPN):
         strides = [self._out_feature_strides[level] for level in self.fused_levels]
         channels = [self._out_feature_channels[level] for level in self.fused_levels]
         self.asff = PyramidFusion(
-            operation, in_channels=channels, strides=strides, norm=fusion_norm, activation=""
+            operation, in_channels=channels, strides=strides, norm="", activation=""
         )
         start_near_neutral(self.asff, own_weight)
 
@@ -97,6 +98,15 @@ class ReducedConcat(nn.Module):
         self.reduce = nn.Conv2d(num_levels * channels, channels, 1)
         self.out_channels = channels
 
+    @torch.no_grad()
+    def start_with(self, level: int, own_weight: float) -> None:
+        """Begin as the weighted sum that ASFF begins with, see :class:`AdaptiveFusion`."""
+        num_levels = self.reduce.in_channels // self.out_channels
+        shares = torch.full((num_levels,), (1 - own_weight) / (num_levels - 1))
+        shares[level] = own_weight
+        weight = torch.kron(shares, torch.eye(self.out_channels))
+        self.reduce.weight.copy_(weight[:, :, None, None])
+
     def forward(self, resized: Sequence[Tensor]) -> Tensor:
         """Fuse L features (N, C, H, W) into one."""
         return self.reduce(self.concat(resized))
@@ -106,20 +116,16 @@ class ReducedConcat(nn.Module):
 def start_near_neutral(fusion: PyramidFusion, own_weight: float) -> None:
     """Let every level begin as ``own_weight`` of itself and the rest of the other levels' mean.
 
-    Resizing begins as a mean of each channel over the 3x3 places that a place comes from.
+    Resizing begins without learned weights: down, a 3x3 max pooling for every halving but the last,
+    then the mean of 3x3 places, zeros beyond the border.
     """
-    for level, (resizes, fuse) in enumerate(zip(fusion.resize, fusion.fuse)):
+    for resizes in fusion.resize:
         for resize in resizes:
             if resize.conv is not None:
                 nn.init.dirac_(resize.conv.weight)
                 resize.conv.weight.copy_(resize.conv.weight.mean(dim=(2, 3), keepdim=True))
-        if isinstance(fuse, AdaptiveFusion):
-            fuse.start_with(level, own_weight)
-        elif isinstance(fuse, ReducedConcat):
-            shares = torch.full((len(resizes),), (1 - own_weight) / (len(resizes) - 1))
-            shares[level] = own_weight
-            weight = torch.kron(shares, torch.eye(fuse.out_channels))
-            fuse.reduce.weight.copy_(weight[:, :, None, None])
+    if isinstance(fusion.fuse[0], (AdaptiveFusion, ReducedConcat)):
+        fusion.start_with(own_weight)
 
 
 def p6p7_block(cfg: CfgNode, bottom_up: Backbone) -> LastLevelP6P7:
@@ -204,5 +210,6 @@ def build_resnet_asff_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ASFF
 def build_asff_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ASFFFPN:
     """Behind any registered bottom-up: ``cfg.MODEL.ASFF_FPN.BOTTOM_UP`` and ``TOP_BLOCK``."""
     options = asff_fpn_options(cfg)
-    builder = choose(dict(BACKBONE_REGISTRY), options.BOTTOM_UP, "MODEL.ASFF_FPN.BOTTOM_UP")
+    known = {name: build for name, build in BACKBONE_REGISTRY if "fpn" not in name}
+    builder = choose(known, options.BOTTOM_UP, "MODEL.ASFF_FPN.BOTTOM_UP")
     return make_asff_fpn(cfg, builder(cfg, input_shape), options.TOP_BLOCK)

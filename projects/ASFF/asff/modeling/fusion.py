@@ -107,8 +107,9 @@ class AdaptiveFusion(nn.Module):
 
     def forward(self, resized: Sequence[Tensor]) -> Tensor:
         """Fuse L features (N, C, H, W) into one."""
-        weights = self.spatial_weights(resized).to(resized[0].dtype)
-        return sum(weights[:, level, None] * x for level, x in enumerate(resized))
+        weights = self.spatial_weights(resized)
+        # Levels may differ in type: under autocast some norms give float32.
+        return sum(weights[:, level, None].to(x.dtype) * x for level, x in enumerate(resized))
 
 
 class SumFusion(nn.Module):
@@ -164,6 +165,11 @@ class PyramidFusion(nn.Module):
         self.out_channels = [fuse.out_channels for fuse in self.fuse]
         msra_init(self, activation)
 
+    def start_with(self, own_weight: float) -> None:
+        """Let every level begin with one weight for itself; see :class:`AdaptiveFusion`."""
+        for level, fuse in enumerate(self.fuse):
+            fuse.start_with(level, own_weight)
+
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Map the levels x^l to the fused levels y^l of the same sizes."""
         fused = []
@@ -192,10 +198,9 @@ def build_fusion(cfg, *, in_channels: Sequence[int], strides: Sequence[int]) -> 
         operation = partial(operation, weight_channels=options.WEIGHT_CHANNELS, **style)
     fusion = PyramidFusion(operation, in_channels=in_channels, strides=strides, **style)
     own_weight = options.OWN_WEIGHT
-    if isinstance(fusion.fuse[0], AdaptiveFusion) and own_weight:
+    if options.NAME == "asff" and own_weight:
         check_own_weight(own_weight, "MODEL.YOLOV3.FUSION.OWN_WEIGHT")
-        for level, fuse in enumerate(fusion.fuse):
-            fuse.start_with(level, own_weight)
+        fusion.start_with(own_weight)
     return fusion
 
 

@@ -29,10 +29,11 @@ def choose(table: dict, name: str, key: str):
 def make_norm(norm: str, channels: int) -> nn.Module | None:
     """Detectron2's :func:`get_norm`; an unknown name is a ValueError.
 
-    "GN" has 32 groups as Detectron2's, or as many of them as divide the channels.
+    "GN" has 32 groups, as Detectron2's; fewer where a group would have less than 4 channels, for of
+    a single place and channel no variance can be taken.
     """
     if norm == "GN":
-        return nn.GroupNorm(math.gcd(32, channels), channels)
+        return nn.GroupNorm(math.gcd(32, channels, max(channels // 4, 1)), channels)
     try:
         return get_norm(norm, channels)
     except KeyError as error:
