@@ -11,8 +11,9 @@ from detectron2.data import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from asff.visualization import draw_detections, draw_samples
-from asff.visualization.samples import COLORS, GAP, Overlay
+from asff.visualization import draw_detections, draw_instances, draw_samples
+from asff.visualization.overlay import COLORS, Overlay
+from asff.visualization.samples import GAP
 from tests.helpers import make_instances
 
 NAMES = ["cell", "dust"]
@@ -123,7 +124,7 @@ def test_unmixed_samples_have_no_weights_to_say(texts):
 
 
 def test_labels_keep_clear_of_each_other_and_stay_inside():
-    overlay = Overlay((200, 200))
+    overlay = Overlay(Image.new("RGB", (200, 200)))
     for box in ([60, 60, 140, 140],) * 8 + ([-5, -5, 30, 30], [180, 190, 210, 210]):
         overlay.draw_label("cell", box, COLORS[0], 1.0)
     places = np.array(overlay.labels)
@@ -134,7 +135,7 @@ def test_labels_keep_clear_of_each_other_and_stay_inside():
 
 
 def test_crowded_labels_are_drawn_all_the_same():
-    overlay = Overlay((60, 40))
+    overlay = Overlay(Image.new("RGB", (60, 40)))
     for _ in range(20):
         overlay.draw_label("cell", [10, 10, 50, 30], COLORS[0], 1.0)
     assert len(overlay.labels) == 20
@@ -150,19 +151,77 @@ def test_no_samples():
         draw_samples([], NAMES)
 
 
+def detections(*boxes: list[float], scores: list[float], classes: list[int], size=(40, 60)):
+    """Detections on an image of this height and width."""
+    instances = Instances(size)
+    instances.pred_boxes = Boxes(torch.tensor(boxes).view(-1, 4))
+    instances.scores = torch.tensor(scores)
+    instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    return instances
+
+
+def grey(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), 128, np.uint8)
+
+
 @pytest.mark.parametrize("scores", [[], [0.9], [0.9, 0.1]])
 def test_detections_beside_the_truth(tmp_path: Path, scores):
     path = tmp_path / "grey.png"
-    Image.new("RGB", (60, 40), (128, 128, 128)).save(path)
-    truth = {"bbox": [5, 5, 20, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
-    record = {"file_name": str(path), "width": 60, "height": 40, "annotations": [truth]}
-    instances = Instances((40, 60))
-    instances.pred_boxes = Boxes(torch.tensor([[30.0, 10.0, 50.0, 30.0]] * len(scores)).view(-1, 4))
-    instances.scores = torch.tensor(scores)
-    instances.pred_classes = torch.zeros(len(scores), dtype=torch.int64)
-    metadata = Metadata(thing_classes=NAMES)
-    picture = draw_detections(record, instances, metadata)
-    assert picture.shape == (80, 240, 3) and picture.dtype == np.uint8
-    left, right = picture[:, :120], picture[:, 120:]
-    assert (left != 128).any()
+    Image.fromarray(grey(400, 600)).save(path)
+    truth = {"bbox": [50, 50, 200, 200], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
+    record = {"file_name": str(path), "width": 600, "height": 400, "annotations": [truth]}
+    boxes = [[300.0, 100.0, 500.0, 300.0]] * len(scores)
+    found = detections(*boxes, scores=scores, classes=[0] * len(scores), size=(400, 600))
+    picture = draw_detections(record, found, Metadata(thing_classes=NAMES))
+    assert picture.shape == (400, 1200, 3) and picture.dtype == np.uint8
+    left, right = picture[:, :600], picture[:, 600:]
+    for x, y in ((50, 150), (249, 150), (150, 249)):
+        assert tuple(left[y, x]) == COLORS[1] and (right[y, x] == 128).all()
     assert (right != 128).any() == bool(scores)
+    if scores:
+        assert tuple(right[200, 300]) == COLORS[0] and (left[200, 300] == 128).all()
+
+
+def test_detections_say_class_and_score_the_best_on_top(texts):
+    box = [300.0, 100.0, 500.0, 300.0]
+    found = detections(box, box, box, scores=[0.5, 0.914, 0.29], classes=[0, 1, 0], size=(400, 600))
+    picture = draw_instances(grey(400, 600), found, NAMES)
+    assert texts == ["dust 0.91", "cell 0.50"]
+    assert tuple(picture[200, 300]) == COLORS[1]
+
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ((40, 60), (320, 480)),  # eight times
+        ((400, 600), (400, 600)),
+        ((100, 8192), (50, 4096)),
+        ((1, 8192), (1, 4096)),
+    ],
+)
+def test_pictures_can_be_looked_at(size, expected):
+    """The boxes move along: here around the left half."""
+    found = detections([0.0, 0, size[1] / 2, size[0]], scores=[1.0], classes=[0], size=size)
+    picture = draw_instances(grey(*size), found, NAMES)
+    assert picture.shape == (*expected, 3)
+    middle = picture[expected[0] // 2]
+    drawn = np.flatnonzero((middle == COLORS[0]).all(axis=1))
+    assert abs(int(drawn.max()) - expected[1] // 2) <= 2
+
+
+def test_large_pictures_have_large_letters():
+    small, large = Overlay(Image.new("RGB", (960, 100))), Overlay(Image.new("RGB", (100, 2880)))
+    assert (large.line, large.font_size) == (3 * small.line, 3 * small.font_size)
+
+
+def test_drawing_leaves_the_image_as_it_was():
+    image = grey(400, 600)
+    draw_instances(image, detections([9.0, 9, 99, 99], scores=[1.0], classes=[0]), NAMES)
+    assert (image == 128).all()
+
+
+def test_masks_are_no_hindrance():
+    """Boxes alone are drawn."""
+    found = detections([5.0, 5, 20, 20], scores=[0.9], classes=[0])
+    found.pred_masks = torch.ones(1, 40, 60, dtype=torch.bool)
+    assert (draw_instances(grey(40, 60), found, NAMES)[300, 400] == 128).all()

@@ -29,9 +29,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import Tensor, nn
 
+from asff.checkpoint import Checkpointer, describe_model
 from asff.data import build_train_loader
 from asff.data.builtin import DATASETS, register_builtin_datasets
-from asff.engine import Trainer
+from asff.engine import Trainer, argument_parser, setup
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = DATASETS["shapes"][1]
@@ -221,6 +222,17 @@ def metrics(folder: Path) -> list[dict]:
 def read_checkpoint(path: Path) -> dict:
     """All of a checkpoint's contents; it may run no code."""
     return torch.load(path, weights_only=True)
+
+
+def write_checkpoint(config: Path, folder: Path, *options: object) -> Path:
+    """A checkpoint of an untrained detector, as training writes it; a low threshold finds much."""
+    args = argument_parser().parse_args(["--config-file", str(config), *map(str, options)])
+    cfg = setup(args)
+    torch.manual_seed(0)
+    checkpointer = Checkpointer(Trainer.build_model(cfg), str(folder))
+    checkpointer.about = describe_model(cfg)
+    checkpointer.save("model")
+    return folder / "model.pth"
 
 
 class SpoiledLoader:

@@ -200,8 +200,8 @@ def check_folder(run: Run, file: Path) -> None:
     folder = read_json(file, ["folder"])["folder"]
     if folder != str(run.folder.resolve()):
         raise ValueError(
-            f"{run.output_dir} is of a run for {folder}, whose results would be taken for new ones. "
-            f"Give {run.folder} another last name, or remove {run.output_dir} to train anew."
+            f"{run.output_dir} is of a run for {folder}, whose results would be taken for new "
+            f"ones. Give {run.folder} another last name, or remove {run.output_dir} to train anew."
         )
 
 

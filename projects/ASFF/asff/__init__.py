@@ -3,6 +3,7 @@
 Importing the package registers its backbones, meta-architectures and datasets with Detectron2.
 """
 
+import importlib
 import importlib.util
 import warnings
 
@@ -26,4 +27,11 @@ with warnings.catch_warnings():
         ) from error
 
 __version__ = "0.1.0"
-__all__ = ["add_asff_config", "data", "modeling"]
+__all__ = ["Predictor", "add_asff_config", "data", "modeling"]
+
+
+def __getattr__(name: str):
+    # Only when asked for: the engine brings much that registering does not need.
+    if name == "Predictor":
+        return importlib.import_module(".engine", __name__).Predictor
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -19,8 +19,11 @@ from .checks import (
     follow_classes,
 )
 from .formats import register_sources, resolve_sources
+from .inference import build_pixel_mapper, build_reader
 
 __all__ = [
+    "build_pixel_mapper",
+    "build_reader",
     "build_stream",
     "build_test_loader",
     "build_test_mapper",

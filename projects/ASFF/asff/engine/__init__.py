@@ -1,7 +1,8 @@
 """Training and evaluation: from the command line to the step."""
 
 from .launch import launch, user_errors
+from .predictor import Predictor
 from .setup import argument_parser, setup
 from .trainer import Trainer
 
-__all__ = ["Trainer", "argument_parser", "launch", "setup", "user_errors"]
+__all__ = ["Predictor", "Trainer", "argument_parser", "launch", "setup", "user_errors"]

@@ -34,8 +34,13 @@ def num_processes(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def user_errors(kind: type[ValueError] = ValueError) -> Iterator[None]:
-    """Where an error says what the user can mend, end this process with its message alone."""
+def user_errors(kind: type[ValueError] = ValueError, *, code: int = 1) -> Iterator[None]:
+    """Where an error says what the user can mend, end this process with its message alone.
+
+    Args:
+        kind: of errors that do.
+        code: the exit code.
+    """
     try:
         yield
     except kind as error:
@@ -43,7 +48,11 @@ def user_errors(kind: type[ValueError] = ValueError) -> Iterator[None]:
             # Rank 0 has the same to say, and its end takes this process with it: it is said once.
             # Should this rank alone have failed, it speaks after a while.
             time.sleep(10)
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+        message = f"{Path(sys.argv[0]).name}: error: {error}"
+        if code == 1:
+            sys.exit(message)  # Python prints it
+        print(message, file=sys.stderr)
+        sys.exit(code)
 
 
 def launch(main: Callable, cfg: CfgNode, args: argparse.Namespace):

@@ -81,11 +81,20 @@ def load_config(config_file: str, opts: list[str] = ()) -> CfgNode:
             raise ValueError(f"--config-file {config_file} holds no KEY: VALUE pairs.") from error
         except (KeyError, ValueError, AssertionError, OSError) as error:
             raise ValueError(f"--config-file {config_file}: {explain(error, cfg)}") from error
+    merge_options(cfg, opts)
+    return cfg
+
+
+def merge_options(cfg: CfgNode, opts: Sequence) -> None:
+    """Set the KEY VALUE pairs of a command line.
+
+    Raises:
+        ValueError: a key is not known, or a value has a wrong type.
+    """
     try:
         cfg.merge_from_list(list(opts))
     except (KeyError, ValueError, AssertionError) as error:
         raise ValueError(f"Command line: {explain(error, cfg)}") from error
-    return cfg
 
 
 def setup_datasets(cfg: CfgNode, config_file: str, names: Sequence[str]) -> None:
@@ -172,8 +181,7 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
     Raises:
         ValueError: naming the key, its value, and the fix.
     """
-    choose(dict(META_ARCH_REGISTRY), cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
-    choose(dict(BACKBONE_REGISTRY), cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    check_model(cfg)
     check_input(cfg)
     check_weights(cfg, eval_only=eval_only, resume=resume)
     datasets = {"DATASETS.TEST": cfg.DATASETS.TEST}
@@ -187,6 +195,12 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
         check_num_classes(cfg, names)
         if int(os.getenv("RANK", "0")) == 0:  # of torchrun; else there is one process as yet
             check_contents(names, key)
+
+
+def check_model(cfg: CfgNode) -> None:
+    """Raise a ValueError where Detectron2 does not know the parts of the model."""
+    choose(dict(META_ARCH_REGISTRY), cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
+    choose(dict(BACKBONE_REGISTRY), cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
 
 
 def check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:

@@ -1,11 +1,48 @@
-"""Pictures of detections beside the truth."""
+"""Pictures of detections, alone or beside the truth."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.data.detection_utils import read_image
-from detectron2.structures import Instances
+from detectron2.structures import BoxMode, Instances
+from PIL import Image
+
+from .overlay import COLORS, Overlay
+
+SMALLEST, LARGEST = 480, 4096  # sides in pixels: labels can be read, and a picture can be opened
+
+
+def draw_instances(
+    image: np.ndarray,
+    instances: Instances,
+    class_names: Sequence[str],
+    *,
+    min_score: float = 0.3,
+    scale: float | None = None,
+) -> np.ndarray:
+    """Draw detections on an image, with class and score, in the colour of their class.
+
+    Args:
+        image: (H, W, 3), RGB, uint8.
+        instances: detections on the image, on the CPU, in its pixels.
+        class_names: what ``pred_classes`` count.
+        min_score: detections with a lower score are not drawn.
+        scale: size of the picture over that of the image; by default small images are enlarged, by
+            a whole number, and huge ones made smaller.
+
+    Returns:
+        (scale H, scale W, 3), RGB, uint8.
+    """
+    kept = instances[instances.scores >= min_score]
+    # The best first.
+    order = kept.scores.argsort(descending=True).tolist()
+    boxes, scores = kept.pred_boxes.tensor.tolist(), kept.scores.tolist()
+    classes = kept.pred_classes.tolist()
+    labels = [f"{class_names[classes[i]]} {scores[i]:.2f}" for i in order]
+    return draw_boxes(image, [boxes[i] for i in order], [classes[i] for i in order], labels, scale)
 
 
 def draw_detections(
@@ -14,7 +51,7 @@ def draw_detections(
     metadata: Metadata,
     *,
     min_score: float = 0.3,
-    scale: float = 2.0,
+    scale: float | None = None,
 ) -> np.ndarray:
     """Draw an image twice, side by side: with its truth, and with what was detected.
 
@@ -22,16 +59,50 @@ def draw_detections(
         record: dataset dict with ``file_name`` and ``annotations``.
         instances: detections on the image, on the CPU, in its pixels.
         metadata: of the dataset, for class names.
-        min_score: detections with a lower score are not drawn.
-        scale: size of the picture over that of the image.
+        min_score, scale: as of :func:`draw_instances`.
 
     Returns:
         (scale H, 2 scale W, 3), RGB, uint8.
     """
-    from detectron2.utils.visualizer import Visualizer  # brings matplotlib
+    image, names = read_image(record["file_name"], format="RGB"), metadata.thing_classes
+    truths = record["annotations"]
+    boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in truths]
+    classes = [x["category_id"] for x in truths]
+    truth = draw_boxes(image, boxes, classes, [names[i] for i in classes], scale)
+    detected = draw_instances(image, instances, names, min_score=min_score, scale=scale)
+    return np.concatenate([truth, detected], axis=1)
 
-    image = read_image(record["file_name"], format="RGB")
-    truth = Visualizer(image, metadata, scale=scale).draw_dataset_dict(record)
-    kept = instances[instances.scores >= min_score]
-    detected = Visualizer(image, metadata, scale=scale).draw_instance_predictions(kept)
-    return np.concatenate([truth.get_image(), detected.get_image()], axis=1)
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: Sequence[Sequence[float]],
+    classes: Sequence[int],
+    labels: Iterable[str],
+    scale: float | None = None,
+) -> np.ndarray:
+    """Draw boxes (x1, y1, x2, y2), the first ones on top, on an image (H, W, 3), RGB, uint8.
+
+    Args:
+        classes: of the boxes, which give them their colours.
+        labels: of the boxes.
+        scale: as of :func:`draw_instances`.
+    """
+    picture = resize(Image.fromarray(image), scale)
+    factor = picture.width / image.shape[1], picture.height / image.shape[0]
+    boxes = [[x * factor[i % 2] for i, x in enumerate(box)] for box in boxes]
+    colors = [COLORS[category % len(COLORS)] for category in classes]
+    overlay = Overlay(picture)
+    for box, color in reversed(list(zip(boxes, colors))):
+        overlay.draw_box(box, color)
+    for text, box, color in zip(labels, boxes, colors):
+        overlay.draw_label(text, box, color)
+    return np.asarray(picture)
+
+
+def resize(image: Image.Image, scale: float | None) -> Image.Image:
+    """An image ``scale`` times as large; by default one on which labels can be read."""
+    if scale is None:
+        side = max(image.size)
+        scale = min(max(round(SMALLEST / side), 1), LARGEST / side)
+    size = [max(round(scale * side), 1) for side in image.size]
+    return image.resize(size, Image.Resampling.BICUBIC)

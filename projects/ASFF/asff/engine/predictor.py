@@ -1,0 +1,237 @@
+"""Detections on images of one's own, equal to those of an evaluation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.structures import Instances
+
+from ..checkpoint import Checkpointer, read_description
+from ..config import add_asff_config
+from ..data import build_pixel_mapper, build_reader, check_input
+from ..data.checks.datasets import DEFAULT_CLASSES, class_count, known_classes, shorten
+from .setup import (
+    check_model,
+    explain,
+    load_config,
+    merge_options,
+    resolve_device,
+    resolve_sync_norm,
+    setup_datasets,
+)
+from .trainer import Trainer
+
+
+class Predictor:
+    """Detects objects in files or arrays as ``train_net.py --eval-only`` does in a dataset.
+
+    ::
+
+        predictor = asff.Predictor(None, "output/quickstart/model_final.pth")
+        instances = predictor("image.jpg")
+        names = [predictor.class_names[i] for i in instances.pred_classes]
+
+    Args:
+        config: a YAML file; a config with our keys; or None, for the one inside the checkpoint.
+        weights: a checkpoint file.
+        batch_size: images that enter the network at once, where they have the same shape there.
+        opts: KEY, VALUE, KEY, VALUE, ... over the config.
+
+    Attributes:
+        cfg: the resolved config.
+        class_names: what ``pred_classes`` count; just numbers where nothing names them.
+        model: the detector, in evaluation mode.
+
+    Raises:
+        ValueError: the config is wrong, the checkpoint cannot be read, it does not fill the model,
+            or its class names are not those of the config's datasets.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike | CfgNode | None,
+        weights: str | os.PathLike,
+        *,
+        batch_size: int = 8,
+        opts: Sequence = (),
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+        self.batch_size = batch_size
+        self.cfg, self.class_names = resolve_detector(config, weights, opts)
+        self.read_file, self.map_pixels = build_reader(self.cfg), build_pixel_mapper(self.cfg)
+        self.model = Trainer.build_model(self.cfg).eval()
+        CompleteCheckpointer(self.model).load(os.fspath(weights))
+
+    def __call__(
+        self, images: str | os.PathLike | np.ndarray | Sequence[str | os.PathLike | np.ndarray]
+    ) -> Instances | list[Instances]:
+        """Detect the objects of one image, or of each in a sequence.
+
+        Args:
+            images: paths, or pixels (H, W, 3), uint8, RGB (Detectron2's predictor takes BGR).
+
+        Returns:
+            ``pred_boxes`` in the pixels of the image (upright, where EXIF turns a file),
+            ``scores`` and ``pred_classes``, best first, on the CPU; for a sequence, a list.
+
+        Raises:
+            UnreadableImage: naming the file and the reason.
+            ValueError: an array is no image.
+        """
+        if isinstance(images, (str, os.PathLike, np.ndarray)):
+            return self([images])[0]
+        detections = []
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            inputs = [self.map_pixels(self.read(image)) for image in batch]
+            # Padded to the shape of another one, an image would have other detections.
+            for _, group in groupby(inputs, key=lambda x: x["image"].shape):
+                detections += self.detect(list(group))
+        return detections
+
+    def read(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
+        """The pixels of a file, or those given, checked: (H, W, 3), uint8, RGB."""
+        if not isinstance(image, np.ndarray):
+            return self.read_file(image)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ValueError(
+                "An image must be an array (height, width, 3) of uint8, in the order RGB; this one "
+                f"has the shape {image.shape} and the type {image.dtype}."
+            )
+        return image
+
+    @torch.no_grad()
+    def detect(self, inputs: list[dict]) -> list[Instances]:
+        """Detections of one batch, of what ``map_pixels`` made of images."""
+        return [output["instances"].to("cpu") for output in self.model(inputs)]
+
+
+class CompleteCheckpointer(Checkpointer):
+    """Refuses, too, weights that would leave a part of the model as it was initialised."""
+
+    def _load_model(self, checkpoint: dict):
+        incompatible = super()._load_model(checkpoint)
+        shapes = [name for name, *_ in incompatible.incorrect_shapes]
+        empty = [*incompatible.missing_keys, *shapes]
+        if empty:
+            raise ValueError(
+                f"The weights do not fit the config: {len(empty)} tensors of the model are not in "
+                f"them, or have another shape there (for example {', '.join(empty[:3])}). Use the "
+                "config that they were trained with."
+            )
+        return incompatible
+
+
+def resolve_detector(
+    config: str | os.PathLike | CfgNode | None, weights: str | os.PathLike, opts: Sequence
+) -> tuple[CfgNode, list[str]]:
+    """A detector's config, checked, for this machine; and the names of its classes.
+
+    Raises:
+        ValueError: naming the key or file, its value, and the fix.
+    """
+    saved, names = read_description(weights)
+    if config is None:
+        cfg = parse_config(saved, weights)
+        merge_options(cfg, opts)
+    elif isinstance(config, CfgNode):
+        cfg = config.clone()
+        cfg.defrost()
+        merge_options(cfg, opts)
+    else:
+        cfg = load_config(os.fspath(config), opts)
+    check_model(cfg)
+    check_input(cfg)
+    # The checkpoint's own config has its own names; the data of its training may not be here.
+    if config is not None or not names:
+        names = agree_on_names(cfg, config, weights, names)
+    names = follow_names(cfg, names, weights)
+    resolve_device(cfg, num_gpus=1)
+    resolve_sync_norm(cfg, world_size=1)
+    cfg.freeze()
+    return cfg, names
+
+
+def parse_config(saved: str, weights: str | os.PathLike) -> CfgNode:
+    """The config that a checkpoint holds."""
+    if not saved:
+        raise ValueError(
+            f"{weights} holds no config: it is older, damaged, or of another program. Name the "
+            "config that it was trained with."
+        )
+    cfg = get_cfg()
+    add_asff_config(cfg)
+    try:
+        cfg.merge_from_other_cfg(CfgNode.load_cfg(saved))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ValueError(f"The config inside {weights}: {explain(error, cfg)}") from error
+    return cfg
+
+
+def agree_on_names(
+    cfg: CfgNode,
+    config: str | os.PathLike | CfgNode | None,
+    weights: str | os.PathLike,
+    names: list[str],
+) -> list[str]:
+    """The class names that checkpoint and datasets agree on; empty where neither has any.
+
+    Args:
+        config: where ``cfg`` comes from.
+        weights: the checkpoint.
+        names: that are in it, if any.
+
+    Raises:
+        ValueError: they have different ones; or only a dataset could tell, and it is not there.
+    """
+    datasets = [*(cfg.DATASETS.TRAIN or ()), *(cfg.DATASETS.TEST or ())]
+    file = os.fspath(config) if isinstance(config, (str, os.PathLike)) else ""
+    try:
+        setup_datasets(cfg, file, datasets)
+    except ValueError:
+        if not names:
+            raise
+        return names  # detecting needs no dataset
+    for dataset, classes in known_classes(datasets).items():
+        if names and classes != names:
+            raise ValueError(
+                f"{weights} was trained on the classes {shorten(names)}, but the config's dataset "
+                f"'{dataset}' has {shorten(classes)}. Use the config it was trained with."
+            )
+        names = classes
+    return names
+
+
+def follow_names(cfg: CfgNode, names: list[str], weights: str | os.PathLike) -> list[str]:
+    """Set the model's class count, where it is the default, to the number of names.
+
+    Returns:
+        The names; just numbers where there are none.
+
+    Raises:
+        ValueError: the count is another one, or there is neither.
+    """
+    model = class_count(cfg)
+    if model is None:
+        if not names:
+            raise ValueError(
+                f"Neither {weights} nor the config tells the classes. Name a dataset that has them "
+                "in DATASETS.TEST."
+            )
+        return names
+    key, count = model
+    if not names:
+        return [str(i) for i in range(count)]
+    if count not in (len(names), DEFAULT_CLASSES):
+        raise ValueError(
+            f"{key} is {count}, but {weights} was trained on {len(names)} classes "
+            f"({shorten(names)}). Set {key} to {len(names)}."
+        )
+    cfg.merge_from_list([key, len(names)])
+    return names
