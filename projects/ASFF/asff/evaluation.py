@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
+from pycocotools.coco import COCO
 
 
 class Evaluator(COCOEvaluator):
@@ -22,6 +23,11 @@ class Evaluator(COCOEvaluator):
             annotation["id"] = number
         with redirect_stdout(io.StringIO()):
             self._coco_api.createIndex()
+
+    @property
+    def truth(self) -> COCO:
+        """The dataset as pycocotools has it; without ``annotations`` where there is no truth."""
+        return self._coco_api
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict:
         results = super().evaluate(img_ids)

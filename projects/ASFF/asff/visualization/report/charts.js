@@ -1,0 +1,216 @@
+"use strict";
+
+// Elements, and charts of lines. No chart knows what it shows.
+
+const SVG = document.createElementNS.bind(document, "http://www.w3.org/2000/svg");
+const DASHES = ["", "", "7 3", "3 3", "9 3 2 3", "1 3"]; // lines differ by more than colour
+const MARGIN = {top: 8, right: 12, bottom: 36, left: 44};
+const HEIGHT = 260;
+
+/** An element with attributes and children; texts become text, never markup. */
+function make(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+function draw(tag, attributes = {}, ...children) {
+  return fill(SVG(tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** A short number: three digits, without needless zeros. */
+function short(value) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size < 0.001 || size >= 1e6) return value.toExponential(1).replace(".0e", "e");
+  return String(Number(value.toPrecision(size >= 1000 ? 6 : 3)));
+}
+
+/** A round distance that parts a length into at most so many. */
+function roundStep(length, count) {
+  const rough = length / count || 1;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  return [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
+}
+
+/** The multiples of a step between two ends. */
+function ticks(low, high, step) {
+  const values = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) values.push(i * step);
+  return values;
+}
+
+/** Powers of ten between two ends; with 2 and 5 times them where these are few. */
+function logTicks(low, high) {
+  const few = high / low < 1000;
+  const values = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+    for (const factor of few ? [1, 2, 5] : [1]) values.push(factor * 10 ** power);
+  }
+  return values.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+}
+
+/**
+ * Lines over a common axis, with a cursor for pointers and arrow keys.
+ *
+ * `show` takes: `lines` (name, points), `label` of the x axis; `xEnds` and `yEnds`, where they are
+ * not those of the points; `format` of y; `dot` (x, y), a marked point; `quiet`: the legend has
+ * no values but those at the cursor; `log`: of y.
+ */
+class LineChart {
+  constructor(host, title, tools = null) {
+    this.title = title;
+    this.legend = make("ul", {class: "legend", "aria-live": "polite"});
+    this.plot = make("div", {
+      class: "plot",
+      tabindex: 0,
+      role: "img",
+      onkeydown: (event) => this.onKey(event),
+      onpointermove: (event) => this.onPointer(event),
+      onpointerleave: () => this.setCursor(null),
+      onblur: () => this.setCursor(null),
+    });
+    this.heading = make("h3", {}, title);
+    host.replaceChildren(make("header", {}, this.heading, tools), this.legend, this.plot);
+    this.cursor = null;
+    new ResizeObserver(() => this.render()).observe(this.plot);
+  }
+
+  show(options) {
+    this.options = options;
+    this.heading.textContent = options.title ?? this.title;
+    this.cursor = null;
+    const names = options.lines.map((line) => line.name).join(", ");
+    this.plot.setAttribute(
+      "aria-label",
+      `${this.heading.textContent}: ${names}, over ${options.label}. Arrow keys read the values.`,
+    );
+    const places = new Set(options.lines.flatMap((line) => line.points.map((point) => point[0])));
+    this.places = [...places].sort((a, b) => a - b);
+    this.render();
+  }
+
+  /** Scales from values to pixels. */
+  scales() {
+    const {lines, xEnds, yEnds, log} = this.options;
+    const values = lines.flatMap((line) => line.points.map((point) => point[1]));
+    const positive = values.filter((value) => value > 0);
+    this.isLog = Boolean(log) && positive.length > 0;
+    let [low, high] = yEnds ?? [Math.min(0, ...values), Math.max(...values, 0) || 1];
+    const step = roundStep(high - low, 5);
+    [low, high] = [step * Math.floor(low / step + 1e-9), step * Math.ceil(high / step - 1e-9)];
+    if (this.isLog) [low, high] = [0.9 * Math.min(...positive), 1.1 * Math.max(...positive)];
+    const [first, last] = xEnds ?? [0, this.places[this.places.length - 1] || 1];
+    const width = this.width - MARGIN.left - MARGIN.right;
+    const height = HEIGHT - MARGIN.top - MARGIN.bottom;
+    const scale = this.isLog ? Math.log : Number;
+    this.x = (value) => MARGIN.left + ((value - first) / (last - first)) * width;
+    this.y = (value) =>
+      MARGIN.top + height - ((scale(value) - scale(low)) / (scale(high) - scale(low))) * height;
+    this.xTicks = ticks(first, last, roundStep(last - first, width / 60));
+    this.yTicks = this.isLog ? logTicks(low, high) : ticks(low, high, step);
+  }
+
+  render() {
+    this.width = this.plot.clientWidth;
+    if (!this.options || !this.width) return;
+    this.scales();
+    const bottom = HEIGHT - MARGIN.bottom;
+    const right = this.width - MARGIN.right;
+    const svg = draw("svg", {viewBox: `0 0 ${this.width} ${HEIGHT}`, height: HEIGHT, "aria-hidden": true});
+    for (const value of this.yTicks) {
+      const y = this.y(value);
+      svg.append(
+        draw("line", {class: "grid", x1: MARGIN.left, x2: right, y1: y, y2: y}),
+        draw("text", {x: MARGIN.left - 8, y: y + 4, "text-anchor": "end"}, short(value)),
+      );
+    }
+    for (const value of this.xTicks) {
+      svg.append(draw("text", {x: this.x(value), y: bottom + 18, "text-anchor": "middle"}, short(value)));
+    }
+    svg.append(draw("text", {x: right, y: HEIGHT - 2, "text-anchor": "end"}, this.options.label));
+    // The first line lies on top.
+    this.options.lines.map((line, i) => this.renderLine(line, i)).reverse().forEach((x) => svg.append(x));
+    if (this.options.dot) {
+      const [x, y] = this.options.dot;
+      svg.append(draw("circle", {class: "dot", cx: this.x(x), cy: this.y(y), r: 6, style: "fill: var(--line-0)"}));
+    }
+    this.cursorLine = draw("line", {class: "cursor", y1: MARGIN.top, y2: bottom, visibility: "hidden"});
+    svg.append(this.cursorLine);
+    this.plot.replaceChildren(svg);
+    this.setCursor(this.cursor);
+  }
+
+  renderLine(line, i) {
+    const points = line.points.filter((point) => !this.isLog || point[1] > 0);
+    const style = this.style(line, i);
+    const at = points.map(([x, y]) => [this.x(x).toFixed(1), this.y(y).toFixed(1)]);
+    const group = draw("g", {}, draw("polyline", {class: "line", style, points: at.join(" ")}));
+    if (points.length <= 12) {
+      for (const [cx, cy] of at) {
+        group.append(draw("circle", {cx, cy, r: 3.5, style: `fill: ${this.color(line, i)}`}));
+      }
+    }
+    return group;
+  }
+
+  color(line, i) {
+    return `var(--line-${(line.style ?? i) % DASHES.length})`;
+  }
+
+  style(line, i) {
+    return `stroke: ${this.color(line, i)}; stroke-dasharray: ${DASHES[(line.style ?? i) % DASHES.length] || "none"}`;
+  }
+
+  onKey(event) {
+    const last = this.places.length - 1;
+    const now = this.cursor ?? (event.key === "ArrowLeft" ? last + 1 : -1);
+    const next = {
+      ArrowRight: Math.min(now + 1, last),
+      ArrowLeft: Math.max(now - 1, 0),
+      Home: 0,
+      End: last,
+      Escape: null,
+    }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    this.setCursor(next);
+  }
+
+  onPointer(event) {
+    if (!this.places.length) return;
+    const x = event.clientX - this.plot.getBoundingClientRect().left;
+    const distances = this.places.map((place) => Math.abs(this.x(place) - x));
+    this.setCursor(distances.indexOf(Math.min(...distances)));
+  }
+
+  /** Mark a place, and write the values there into the legend. */
+  setCursor(cursor) {
+    this.cursor = cursor;
+    if (!this.options) return;
+    const {lines, label, quiet, format = short} = this.options;
+    const place = cursor === null ? null : this.places[cursor];
+    if (place !== null) {
+      this.cursorLine.setAttribute("x1", this.x(place));
+      this.cursorLine.setAttribute("x2", this.x(place));
+    }
+    this.cursorLine?.setAttribute("visibility", place === null ? "hidden" : "visible");
+    const items = lines.map((line, i) => {
+      let point = line.points.find((each) => each[0] === place);
+      if (place === null && !quiet) point = line.points[line.points.length - 1];
+      const sample = draw("line", {class: "line", x1: 0, x2: 22, y1: 4, y2: 4, style: this.style(line, i)});
+      const value = point ? make("b", {}, format(point[1])) : null;
+      return make("li", {}, draw("svg", {"aria-hidden": true}, sample), `${line.name} `, value);
+    });
+    if (place !== null) items.push(make("li", {class: "quiet"}, `${label} ${short(place)}`));
+    this.legend.replaceChildren(...items);
+  }
+}

@@ -1,0 +1,111 @@
+// The rest of the page, and its beginning.
+
+function tile(name, value, unit = "") {
+  return make("div", {}, make("dt", {}, name), make("dd", {}, value, unit && make("small", {}, ` ${unit}`)));
+}
+
+function showHead() {
+  at("run").textContent = report.run;
+  at("facts").textContent = [
+    report.dataset,
+    count(report.images, "image"),
+    count(report.truths, "object"),
+    count(report.detections, "detection"),
+    `evaluated ${report.evaluated}`,
+  ].join(" · ");
+  const titles = {AP: "AP", AP50: "AP50", AP75: "AP75", APs: "AP small", APm: "AP medium", APl: "AP large"};
+  at("metrics").append(...Object.entries(titles).map(([key, name]) => tile(name, tenths(report.AP[key]))));
+  document.querySelectorAll(".iou").forEach((element) => element.append(report.IoU));
+  at("images").hidden = !report.worst_images.length;
+  at("fusion").hidden = !report.fusion_maps.length;
+  at("training").hidden = !report.training.length;
+  const sections = [...document.querySelectorAll("section")].filter((section) => !section.hidden);
+  at("nav").append(
+    ...sections.map((section) =>
+      make("a", {href: `#${section.id}`}, section.id === "details" ? "Run" : capital(section.id)),
+    ),
+  );
+}
+
+function setUpControls() {
+  const options = [[ALL, "All"], ...names.map((name, label) => [label, name])];
+  at("class").append(...options.map(([label, name]) => make("option", {value: label}, name)));
+  at("class").addEventListener("change", (event) => choose({label: Number(event.target.value)}));
+  at("score").max = places.length - 1;
+  at("score").addEventListener("input", (event) => choose({place: Number(event.target.value)}));
+  at("best").textContent = `Best F1: ${report.best_score.toFixed(2)}`;
+  at("best").addEventListener("click", () => choose({place: places.indexOf(report.best_score)}));
+  at("controls").addEventListener("submit", (event) => event.preventDefault());
+}
+
+/** Change what is chosen, and show what follows from it. */
+function choose(changes) {
+  Object.assign(state, changes);
+  at("class").value = state.label;
+  at("score").value = state.place;
+  const score = places[state.place].toFixed(2);
+  at("score-value").textContent = score;
+  at("score").setAttribute("aria-valuetext", score);
+  showClasses();
+  showPrecisionRecall();
+  showMistakes();
+  showConfusion();
+  showImage();
+}
+
+function showTraining() {
+  for (const chart of report.training) {
+    const host = make("div", {class: "chart"});
+    at("curves").append(host);
+    const options = {lines: chart.lines, label: "iteration"};
+    if (chart.title.startsWith("AP")) options.format = (value) => value.toFixed(1);
+    if (chart.title !== "Loss") {
+      new LineChart(host, chart.title).show(options);
+      continue;
+    }
+    const box = make("input", {type: "checkbox"});
+    const lineChart = new LineChart(host, chart.title, make("label", {class: "quiet"}, box, "log scale"));
+    box.addEventListener("change", () => lineChart.show({...options, log: box.checked}));
+    lineChart.show(options);
+  }
+}
+
+function showRun() {
+  const {training, inference} = report.speed;
+  if (training) {
+    at("speed").append(
+      tile("training, median", short(training.iteration), "s / iteration"),
+      tile("of it, waiting for data", percent(training.data / training.iteration), "%"),
+    );
+  }
+  if (inference) {
+    at("speed").append(
+      tile(`inference${inference.devices > 1 ? `, each of ${inference.devices} devices` : ""}`,
+        short(1000 * inference.compute), "ms / image"),
+      tile("evaluation, with reading", short(1000 * inference.total), "ms / image"),
+    );
+  }
+  at("speed").hidden = !training && !inference;
+  for (const [id, pairs] of [["keys", report.changed_keys], ["environment", report.environment]]) {
+    const rows = pairs.map(([key, value]) => make("tr", {}, make("th", {scope: "row"}, key), make("td", {}, value)));
+    at(id).append(make("tbody", {}, ...rows));
+  }
+  at("environment-box").hidden = !report.environment.length;
+  at("config").textContent = report.config;
+}
+
+function showMaps() {
+  for (const {caption, picture} of report.fusion_maps) {
+    const scroll = make("figure", {tabindex: 0}, make("img", {src: picture, alt: `Fusion maps of ${caption}`}));
+    scroll.append(make("figcaption", {class: "quiet"}, caption));
+    at("maps").append(scroll);
+  }
+}
+
+showHead();
+setUpControls();
+setUpImages();
+choose({});
+showMaps();
+showTraining();
+showRun();

@@ -1,0 +1,161 @@
+"""Evaluations by hand and a run's folder, for tests of the report."""
+
+from __future__ import annotations
+
+import io
+import json
+import runpy
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import MetadataCatalog
+from pycocotools.coco import COCO
+
+from asff.engine.setup import load_config
+from asff.visualization.report import Evaluation, evaluate
+from tests.training import ROOT, Run, one_thread, reset_loggers
+
+NAMES = ("cat", "dog")
+LOG = """\
+[11/22 13:20:33] detectron2 INFO: Rank of current process: 0. World size: 1
+[11/22 13:20:33] detectron2 INFO: Environment info:
+---------------  --------------------------------------------
+sys.platform     linux
+PyTorch          2.14.1+cu130 @/opt/venv/lib/site-packages/torch
+Compiler ($CXX)  c++ (Debian 12.2.0-14+deb12u1) 12.2.0
+---------------  --------------------------------------------
+PyTorch built with:
+  - GCC 13.3
+"""
+
+
+def inference_log(
+    dataset: str, *, batches: int, total: float, compute: float, devices: int = 1
+) -> str:
+    """What Detectron2 logs of an evaluation."""
+    seconds = f"s / iter per device, on {devices} devices)"
+    d2 = "[11/22 14:10:50] d2.evaluation"
+    return f"""\
+{d2}.evaluator INFO: Start inference on {batches} batches
+{d2}.evaluator INFO: Inference done 11/{batches}. Dataloading: 0.0023 s/iter. Total: 9.9 s/iter.
+{d2}.evaluator INFO: Total inference time: 0:00:04.283085 ({total:.6f} {seconds}
+{d2}.evaluator INFO: Total inference pure compute time: 0:00:03 ({compute:.6f} {seconds}
+{d2}.coco_evaluation INFO: Saving results to out/inference/{dataset}/coco_instances_results.json
+"""
+
+
+def make_truth(
+    images: Sequence[Sequence[dict]], names: Sequence[str] = NAMES, side: int = 1000
+) -> COCO:
+    """A dataset of the annotations of each image: ``category_id`` from 1 on, ``bbox``, more."""
+    annotations = [
+        {"image_id": i, "iscrowd": 0, "area": x["bbox"][2] * x["bbox"][3], **x}
+        for i, image in enumerate(images)
+        for x in image
+    ]
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    truth = COCO()
+    truth.dataset = {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "width": side, "height": side}
+            for i in range(len(images))
+        ],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
+    }
+    truth.createIndex()
+    return truth
+
+
+def evaluate_image(truths: Sequence[dict], detections: Sequence[dict]) -> Evaluation:
+    """The evaluation of a single image."""
+    return evaluate(make_truth([truths]), [{"image_id": 0, **x} for x in detections])
+
+
+def jitter(truth: COCO, seed: int = 0) -> list[dict]:
+    """Detections of a bad detector: of each kind of mistake there are some."""
+    rng = np.random.default_rng(seed)
+    categories = list(truth.cats)
+    results = []
+    for annotation in truth.dataset["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        for _ in range(rng.choice([0, 1, 2], p=[0.15, 0.6, 0.25])):
+            shift = rng.normal(0, rng.choice([0.05, 0.3]), 4) * (w, h, w, h)
+            category = annotation["category_id"]
+            if rng.random() < 0.15:
+                category = int(rng.choice(categories))
+            box = [x + shift[0], y + shift[1], max(w + shift[2], 1), max(h + shift[3], 1)]
+            box = [float(value) for value in box]
+            result = {"image_id": annotation["image_id"], "category_id": category, "bbox": box}
+            results.append({**result, "score": float(rng.random())})
+        if rng.random() < 0.2:
+            box = [float(value) for value in rng.uniform(0, 60, 4)]
+            result = {"image_id": annotation["image_id"], "category_id": categories[0]}
+            results.append({**result, "bbox": box, "score": float(rng.random())})
+    return results
+
+
+def random_images(count: int, seed: int) -> list[list[dict]]:
+    """Annotations of images with some objects of both classes and all sizes, and some crowds."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for _ in range(count):
+        image = []
+        for _ in range(rng.integers(0, 8)):
+            side = float(rng.choice([20, 60, 200]))
+            x, y = rng.uniform(0, 700, 2)
+            image.append(
+                {
+                    "category_id": int(rng.integers(1, 3)),
+                    "bbox": [float(x), float(y), side, side],
+                    "iscrowd": int(rng.random() < 0.1),
+                }
+            )
+        images.append(image)
+    return images
+
+
+def write_run(folder: Path, config: Path, dataset: str = "shapes_val") -> list[dict]:
+    """The folder of a run with an evaluation; the detections in it."""
+    cfg = load_config(str(config))
+    folder.mkdir()
+    (folder / "config.yaml").write_text(cfg.dump())
+    lines = [
+        {"iteration": i, "total_loss": 9.0 / i, "loss_box": 5.0 / i, "lr": 0.01, "time": 0.5}
+        for i in range(1, 9)
+    ]
+    lines.append({"iteration": 9, "bbox/AP": 12.5, "bbox/AP50": 30.0, "bbox/AP75": float("nan")})
+    (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    speed = inference_log(dataset, batches=7, total=0.05, compute=0.04)
+    (folder / "log.txt").write_text(LOG + speed)
+    return write_results(folder, dataset)
+
+
+def write_results(folder: Path, dataset: str) -> list[dict]:
+    """Detections near the truths of a registered dataset."""
+    truth = COCO(MetadataCatalog.get(dataset).json_file)
+    results = jitter(truth)
+    file = folder / "inference" / dataset / "coco_instances_results.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(results))
+    return results
+
+
+def make_report(*options: object) -> Run:
+    """``python tools/report.py OPTIONS`` in this process."""
+    printed, code = io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["report.py", *map(str, options)])
+        try:
+            with one_thread(), redirect_stdout(printed), redirect_stderr(printed):
+                runpy.run_path(str(ROOT / "tools" / "report.py"), run_name="__main__")
+        except SystemExit as error:
+            code = error.code
+        finally:
+            reset_loggers()
+    return Run(code, printed.getvalue())
