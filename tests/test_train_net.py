@@ -320,7 +320,7 @@ def test_processes_refuse_with_one_message(config, tmp_path, launcher):
     options += ("MODEL.YOLOV3.FUSION.NAME", "asf", "OUTPUT_DIR", tmp_path)
     run = run_apart(*options, launcher=launcher)
     if not launcher:
-        assert "none, asff" in run.error
+        assert "none, sum, concat, asff" in run.error
     # torchrun adds what it has to say.
     assert run.code == 1
     assert run.output.count("train_net.py: error: ") == 1
