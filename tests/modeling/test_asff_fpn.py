@@ -253,6 +253,28 @@ def test_six_levels():
     assert [fused[level].shape[-1] for level in levels] == [32, 16, 8, 4, 2, 1]
 
 
+class Levels(nn.Module):
+    """A backbone whose levels come as a list, as tracing wants them."""
+
+    def __init__(self, backbone: ASFFFPN):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return list(self.backbone(x).values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_traced_at_one_size_it_works_at_another():
+    _, backbone = fpn_and_asff(RETINANET)
+    model, other = Levels(backbone), images(128, 64)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, images())
+        exported = torch.export.export(model, (images(),)).module()
+        assert all(map(torch.equal, traced(other), model(other)))
+        assert all(map(torch.equal, exported(images()), model(images())))
+
+
 @pytest.mark.parametrize("bottom_up", ["build_darknet_backbone", "build_mobilenetv2_backbone"])
 @pytest.mark.parametrize(
     "top_block, names",
