@@ -19,6 +19,9 @@ def add_asff_config(cfg: CN) -> None:
     cfg.SOLVER.MAX_GRAD_NORM = 0.0
     # Number format of autocast where SOLVER.AMP.ENABLED: "bfloat16" or "float16" (CUDA only).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    # At every evaluation of a training, draw the first so many images of the first test dataset for
+    # TensorBoard: truth beside detections and, with ASFF, which level feeds which place.
+    cfg.TEST.PICTURES = 0
 
 
 def add_model_config(cfg: CN) -> None:

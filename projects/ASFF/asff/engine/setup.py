@@ -185,6 +185,8 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
     check_input(cfg)
     check_weights(cfg, eval_only=eval_only, resume=resume)
     datasets = {"DATASETS.TEST": cfg.DATASETS.TEST}
+    if cfg.TEST.PICTURES < 0:
+        raise ValueError(f"TEST.PICTURES is {cfg.TEST.PICTURES}, but must be 0 (none) or more.")
     if not eval_only:
         check_solver(cfg, world_size)
         datasets["DATASETS.TRAIN"] = cfg.DATASETS.TRAIN

@@ -47,6 +47,7 @@ class TrainStep(SimpleTrainer):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
+        report_size(data)
         seed_layers(self.seed, self.iter, comm.get_rank())
 
         with torch.autocast(
@@ -109,6 +110,12 @@ class TrainStep(SimpleTrainer):
         # Empty where the run so far had no scaler.
         if state_dict.get("grad_scaler"):
             self.scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def report_size(data: list[dict]) -> None:
+    """Put ``image_size``, the longest side in this process's batch, in pixels, into the storage."""
+    size = max((side for x in data for side in x["image"].shape[-2:]), default=0)
+    get_event_storage().put_scalar("image_size", size, smoothing_hint=False)
 
 
 def seed_layers(seed: int, iteration: int, rank: int) -> None:

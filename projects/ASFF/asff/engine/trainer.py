@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -23,6 +25,8 @@ from ..data.reading import UnreadableImage
 from ..evaluation import Evaluator
 from ..modeling.drop_block import DropBlock, block_sizes
 from .launch import user_errors
+from .pictures import DrawPictures
+from .progress import ProgressPrinter
 from .train_step import TrainStep
 
 
@@ -61,8 +65,23 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
+        hooks = super().build_hooks()
+        if self.cfg.TEST.PICTURES and self.cfg.DATASETS.TEST:
+            # With the evaluation, before the writers that the first process alone has.
+            evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+            hooks.insert(evaluation + 1, DrawPictures(self.cfg))
         drop_block = ScheduleDropBlock(self.cfg.MODEL.YOLOV3.DROP_BLOCK.SCHEDULE)
-        return [*super().build_hooks(), drop_block, ReportClipping(), ReportData()]
+        return [*hooks, drop_block, ReportClipping(), ReportData()]
+
+    def build_writers(self) -> list[EventWriter]:
+        # Its first writer is the printer; the others write what that one measures.
+        _, *files = super().build_writers()
+        printer = ProgressPrinter(
+            self.max_iter,
+            batch_size=self.cfg.SOLVER.IMS_PER_BATCH,
+            device=torch.device(self.cfg.MODEL.DEVICE),
+        )
+        return [printer, *files]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on from the last checkpoint of OUTPUT_DIR, or begin with MODEL.WEIGHTS.
