@@ -14,17 +14,13 @@ import time
 from pathlib import Path
 
 # First, for it says what is not installed.
-from asff.checkpoint import Checkpointer
-from asff.data import build_test_loader
 from asff.data.shapes import write_shapes_dataset
-from asff.engine import argument_parser, setup, user_errors
+from asff.engine import Predictor, argument_parser, setup, user_errors
 from asff.visualization import draw_detections
 
 # isort: split
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,15 +34,11 @@ NUM_PICTURES = 8
 def write_pictures(cfg: CfgNode, weights: Path, folder: Path) -> None:
     """Draw truth and detections of the first images of the test set."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = cfg.DATASETS.TEST[0]
-    model = build_model(cfg).eval()
-    Checkpointer(model).load(str(weights))
-    records = DatasetCatalog.get(name)[:NUM_PICTURES]
-    for record, batch in zip(records, build_test_loader(cfg, name)):
-        with torch.no_grad():
-            instances = model(batch)[0]["instances"].to("cpu")
-        picture = draw_detections(record, instances, MetadataCatalog.get(name))
-        Image.fromarray(picture).save(folder / Path(record["file_name"]).with_suffix(".jpg").name)
+    predictor, name = Predictor(cfg, weights), cfg.DATASETS.TEST[0]
+    for record in DatasetCatalog.get(name)[:NUM_PICTURES]:
+        file = Path(record["file_name"])
+        picture = draw_detections(record, predictor(file), MetadataCatalog.get(name))
+        Image.fromarray(picture).save(folder / f"{file.stem}.jpg")
 
 
 def main() -> None:
@@ -67,8 +59,8 @@ def main() -> None:
     print(
         f"\nDone in {seconds:.0f} s: AP50 {results['bbox']['AP50']:.1f} on images it never saw.\n"
         f"Truth and detections side by side: {output / 'pictures'}\n"
-        f"Model, log and curves: {output}\n"
-        "Next: python train_net.py --config-file configs/coco/yolov3_mobilenetv2_asff.yaml"
+        f"Model and log: {output}\n"
+        f"Next: python tools/report.py {output}"
     )
 
 
