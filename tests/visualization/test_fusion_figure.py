@@ -32,9 +32,8 @@ def make_view(
         size = [-(-side // stride) for side in input_size]
         logits = torch.randn(len(strides), *size, generator=generator)
         activation = 100 * torch.randn(size, generator=generator)
-        maps[f"p{stride.bit_length() - 1}"] = LevelMaps(
-            stride, (3 * logits).softmax(dim=0), activation
-        )
+        weights = (3 * logits).softmax(dim=0)
+        maps[f"p{stride.bit_length() - 1}"] = LevelMaps(stride, weights, weights, activation)
     instances = Instances(image_size)
     instances.pred_boxes = Boxes(torch.tensor([x[0] for x in detections]).view(-1, 4))
     instances.scores = torch.tensor([x[1] for x in detections])

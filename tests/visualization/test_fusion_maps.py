@@ -84,10 +84,23 @@ def test_recorded_is_what_was_fused(make):
     maps = record(model, make_inputs((64, 96), (64, 96)))
     assert set(maps) == set(seen)
     for level, (resized, fused) in seen.items():
-        expected = sum(maps[level].weights[:, [n]] * x for n, x in enumerate(resized))
-        torch.testing.assert_close(fused, expected)
+        parts = [maps[level].weights[:, [n]] * x for n, x in enumerate(resized)]
+        torch.testing.assert_close(fused, sum(parts))
+        norms = torch.stack([part.square().sum(dim=1).sqrt() for part in parts], dim=1)
+        torch.testing.assert_close(maps[level].shares, norms / sum(norms.unbind(1))[:, None])
         activation = sum(fused[:, channel] for channel in range(fused.shape[1]))
         torch.testing.assert_close(maps[level].activation, activation, rtol=1e-4, atol=1e-4)
+
+
+def test_shares_where_there_are_no_features():
+    """A black image, of whose features the known gates make nothing but zeros."""
+    model = GatedDetector()
+    for resizes in model.backbone.fusion.resize:
+        for resize in resizes:
+            if resize.conv is not None:
+                nn.init.zeros_(resize.conv.bias)
+    (view,) = view_fusion(model, [image_with_square((0, 0, 0, 0))])
+    assert all((maps.shares == 0).all() for maps in view.maps.values())
 
 
 def test_known_gates_show_where_they_must():

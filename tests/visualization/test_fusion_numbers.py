@@ -41,7 +41,7 @@ def own(found: dict, region: str) -> list[float]:
 
 
 def slow_numbers(views: list, records: list[dict]) -> dict:
-    """By level and region, all vectors of weights and entropy that are averaged there."""
+    """By level and region, all vectors of weights, entropy, shares that are averaged there."""
     found = {(level, region): [] for level in LEVELS for region in REGIONS}
     for view, record in zip(views, records):
         height, width = record["height"], record["width"]
@@ -53,7 +53,7 @@ def slow_numbers(views: list, records: list[dict]) -> dict:
                 for x in range(columns):
                     weights = maps.weights[:, y, x].tolist()
                     entropy = -sum(w * math.log(w) for w in weights if w) / math.log(3)
-                    cells[y, x] = [*weights, entropy]
+                    cells[y, x] = [*weights, entropy, *maps.shares[:, y, x].tolist()]
             taken = set()
             for annotation in record["annotations"]:
                 x1, y1, w, h = annotation["bbox"]
@@ -66,7 +66,7 @@ def slow_numbers(views: list, records: list[dict]) -> dict:
                 assert mine  # the boxes are larger than a coarse cell's half, or it is the middle's
                 taken.update(mine)
                 size = "small" if w * h < 32**2 else "medium" if w * h < 96**2 else "large"
-                mean = [sum(cells[cell][i] for cell in mine) / len(mine) for i in range(4)]
+                mean = [sum(cells[cell][i] for cell in mine) / len(mine) for i in range(7)]
                 found[level, size].append(mean)
             found[level, "background"] += [x for cell, x in cells.items() if cell not in taken]
             found[level, "everywhere"] += cells.values()
@@ -97,6 +97,7 @@ def test_dataset_against_slow_loops(datasets, config):
         mean = [sum(column) / len(vectors) for column in zip(*vectors)]
         numbers_there = found["levels"][level]["regions"][region]
         assert list(numbers_there["weights"].values()) == pytest.approx(mean[:3], abs=1e-6)
+        assert list(numbers_there["shares"].values()) == pytest.approx(mean[4:], abs=1e-6)
         assert numbers_there["entropy"] == pytest.approx(mean[3], abs=1e-6)
         assert numbers_there["own_weight"] == numbers_there["weights"][level]
 
@@ -214,9 +215,9 @@ def test_tables_say_what_the_json_says():
         assert row[4] == f"{regions['background']['own_weight']:.3f}"
         assert row[5] == f"{regions['everywhere']['own_weight']:.3f}"
         assert row[6] == f"{regions['everywhere']['entropy']:.3f}"
-    header, *source_rows = rows[4:]
-    assert header == ["level", *LEVELS]
-    for level, row in zip(LEVELS, source_rows):
-        weights = found["levels"][level]["regions"]["everywhere"]["weights"]
-        assert row == [level, *(f"{weights[source]:.3f}" for source in LEVELS)]
+    for name, (header, *source_rows) in (("weights", rows[4:8]), ("shares", rows[8:])):
+        assert header == ["level", *LEVELS]
+        for level, row in zip(LEVELS, source_rows, strict=True):
+            values = found["levels"][level]["regions"]["everywhere"][name]
+            assert row == [level, *(f"{values[source]:.3f}" for source in LEVELS)]
     assert list(STRIDES) == LEVELS and "Alarm" not in numbers.to_markdown()

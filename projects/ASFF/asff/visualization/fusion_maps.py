@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
@@ -28,11 +29,15 @@ class LevelMaps:
         stride: pixels of the network's input per cell.
         weights: (N, L, H, W) or, of one image, (L, H, W): alpha, beta, gamma (Equation 2), which
             sum to 1 over the levels they weigh.
+        shares: of the same shape, and sum to 1 too: what part of the fused feature comes from each
+            level, by the norm over channels of its weighted feature. They differ from the weights
+            where the features of levels differ in size.
         activation: (N, H, W) or (H, W): the fused feature, summed over its channels.
     """
 
     stride: int
     weights: Tensor
+    shares: Tensor
     activation: Tensor
 
     def of_image(self, index: int, input_size: tuple[int, int]) -> LevelMaps:
@@ -42,7 +47,7 @@ class LevelMaps:
             input_size: height and width of the image at the network's input, in pixels.
         """
         rows, columns = (math.ceil(side / self.stride) for side in input_size)
-        maps = self.weights[index], self.activation[index]
+        maps = self.weights[index], self.shares[index], self.activation[index]
         return LevelMaps(self.stride, *(x[..., :rows, :columns].cpu() for x in maps))
 
 
@@ -89,8 +94,11 @@ class FusionRecorder:
         self.weights[level] = logits.detach().float().softmax(dim=1)
 
     def keep_maps(self, level: str, fuse: nn.Module, inputs: tuple, fused: Tensor) -> None:
+        weights, (resized,) = self.weights.pop(level), inputs
+        norms = torch.stack([x.detach().float().norm(dim=1) for x in resized], dim=1)
+        shares = F.normalize(weights * norms, p=1.0, dim=1)  # zeros where all features are zero
         activation = fused.detach().float().sum(dim=1)
-        self.maps[level] = LevelMaps(self.strides[level], self.weights.pop(level), activation)
+        self.maps[level] = LevelMaps(self.strides[level], weights, shares, activation)
 
 
 def find_fusion(model: nn.Module) -> tuple[PyramidFusion, dict[str, int]]:

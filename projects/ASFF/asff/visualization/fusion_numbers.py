@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +24,22 @@ REGIONS = (*SIZES, "background", "everywhere")
 NEVER = 0.01
 
 
+class Means(NamedTuple):
+    """What a level takes from all L levels, in one region.
+
+    Attributes:
+        weights: L of them.
+        shares: L of them: see :class:`LevelMaps`.
+        entropy: of the weights, from 0 to 1.
+    """
+
+    weights: list[float]
+    shares: list[float]
+    entropy: float
+
+
 class FusionNumbers:
-    """Mean weights of ASFF, and of their entropy, over the images of a dataset.
+    """Means of ASFF's weights, shares and entropy over the images of a dataset.
 
     At objects it is the mean over objects of the mean over their cells: those whose centres lie in
     the box, or else the one that holds the box's centre. Background are all cells of no object and
@@ -36,7 +51,7 @@ class FusionNumbers:
         self.images = 0
         self.objects = dict.fromkeys(SIZES, 0)
         self.strides: dict[str, int] = {}
-        # By level and region: sums of the L weights and of the entropy; and over how many.
+        # By level and region: sums of L weights, L shares and the entropy; and over how many.
         self.sums: dict[tuple[str, str], np.ndarray] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
 
@@ -73,8 +88,8 @@ class FusionNumbers:
             regions: of the boxes; empty where a box only is no background.
         """
         entropy = torch.special.entr(maps.weights).sum(dim=0, keepdim=True)
-        values = torch.cat([maps.weights, entropy / math.log(len(maps.weights))])
-        values = values.double().numpy()  # (L + 1, H, W)
+        entropy /= math.log(len(maps.weights))
+        values = torch.cat([maps.weights, maps.shares, entropy]).double().numpy()  # (2 L + 1, H, W)
         background = np.ones(values.shape[1:], bool)
         for box, region in zip(boxes / maps.stride, regions):
             rows, columns = cells_of(box, background.shape)
@@ -89,14 +104,17 @@ class FusionNumbers:
         self.sums[level, region] = self.sums.get((level, region), 0.0) + values
         self.counts[level, region] += times
 
-    def means(self, level: str, region: str) -> list[float] | None:
-        """Mean of each weight, then of the entropy; None where there is nothing to average."""
-        times = self.counts[level, region]
-        return (self.sums[level, region] / times).tolist() if times else None
+    def means(self, level: str, region: str) -> Means | None:
+        """Of a level in a region; None where there is nothing to average."""
+        if not (times := self.counts[level, region]):
+            return None
+        *values, entropy = (self.sums[level, region] / times).tolist()
+        num_levels = len(values) // 2
+        return Means(values[:num_levels], values[num_levels:], entropy)
 
     def never_used(self) -> list[str]:
         """The levels that no level takes anything from, not even themselves."""
-        found = [means for key in self.sums if (means := self.means(*key)) is not None]
+        found = [means.weights for key in self.sums if (means := self.means(*key)) is not None]
         highest = np.max(found, axis=0) if found else ()
         return [level for level, weight in zip(self.strides, highest) if weight < NEVER]
 
@@ -108,9 +126,10 @@ class FusionNumbers:
             for region in REGIONS:
                 means = self.means(level, region)
                 regions[region] = means and {
-                    "own_weight": means[index],
-                    "weights": dict(zip(self.strides, means)),
-                    "entropy": means[-1],
+                    "own_weight": means.weights[index],
+                    "weights": dict(zip(self.strides, means.weights)),
+                    "shares": dict(zip(self.strides, means.shares)),
+                    "entropy": means.entropy,
                 }
             levels[level] = {"stride": stride, "regions": regions}
         return {
@@ -122,22 +141,27 @@ class FusionNumbers:
 
     def to_markdown(self) -> str:
         """The tables, and an alarm for each level that is never used."""
-        own, all_sources = [], []
+        own, weights, shares = [], [], []
         for index, level in enumerate(self.strides):
             means = {region: self.means(level, region) for region in REGIONS}
             everywhere = means["everywhere"]
-            weights = [mean and mean[index] for mean in means.values()]
-            own.append((level, *weights, everywhere[-1]))
-            all_sources.append((level, *everywhere[:-1]))
+            row = [mean and mean.weights[index] for mean in means.values()]
+            own.append((level, *row, everywhere.entropy))
+            weights.append((level, *everywhere.weights))
+            shares.append((level, *everywhere.shares))
         sizes = [f"{size} ({self.objects[size]})" for size in SIZES]
         style = {"tablefmt": "pipe", "floatfmt": ".3f", "missingval": "-"}
+        levels = ["level", *self.strides]
         parts = [
             f"Mean weight that each level gives itself at objects by size, in the background and "
             f"everywhere, and entropy of its weights (1: all levels alike, 0: one level alone), "
             f"over {self.images} images:",
             tabulate(own, ["level", *sizes, *REGIONS[len(SIZES) :], "entropy"], **style),
             "Mean weights everywhere: what each level (row) takes from each level (column):",
-            tabulate(all_sources, ["level", *self.strides], **style),
+            tabulate(weights, levels, **style),
+            "Mean shares everywhere: what part of each level's fused feature (row) comes from each "
+            "level (column), by the size of the weighted features:",
+            tabulate(shares, levels, **style),
         ]
         parts += [
             f"Alarm: {level} is never used. At every level, at objects of every size and in the "
