@@ -14,7 +14,7 @@ import numpy as np
 from asff.data.formats.files import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
-# Containers often estimate their number of frames; fewer than this share were never meant.
+# Containers often estimate their number of frames; what ends before this share of it breaks off.
 LEAST_FRAMES = 0.9
 # A batch is cut short where its images together have more: what is decoded has to fit in memory.
 MAX_PIXELS = 50_000_000
@@ -89,7 +89,7 @@ class Video:
             num_frames = self.capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.fps = fps if math.isfinite(fps) and fps > 0 else 30.0
         self.num_frames = int(num_frames) if math.isfinite(num_frames) and num_frames > 0 else 0
-        self.num_read = 0
+        self.num_read, self.seconds = 0, 0.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Frames (H, W, 3), RGB, upright."""
@@ -98,15 +98,19 @@ class Video:
             if not there:
                 return
             self.num_read += 1
+            self.seconds = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
     def check_end(self) -> None:
-        """Raise an UnreadableVideo where there were no frames, or far fewer than the file says."""
+        """Raise an UnreadableVideo where there were no frames, or they end far too early."""
         if not self.num_read:
             raise UnreadableVideo(f"{self.source}: no frame can be read.")
-        if self.num_read < LEAST_FRAMES * self.num_frames:
+        # Evenly spaced, there would be so many: of a changing frame rate the number is too large.
+        reached = max(self.num_read, self.seconds * self.fps + 1)
+        if reached < LEAST_FRAMES * self.num_frames:
             raise UnreadableVideo(
-                f"{self.source}: breaks off after {self.num_read} of {self.num_frames} frames."
+                f"{self.source}: breaks off after {reached / self.fps:.1f} of "
+                f"{self.num_frames / self.fps:.1f} seconds."
             )
 
 

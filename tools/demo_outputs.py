@@ -24,7 +24,7 @@ class OutputFolder:
     """The folder of the pictures and videos; it gives each a name of its own.
 
     Raises:
-        ValueError: it cannot be made, or holds what is to be read.
+        ValueError: it cannot be made or written to, or holds what is to be read.
     """
 
     def __init__(self, folder: Path, inputs: Sequence[str]):
@@ -35,6 +35,7 @@ class OutputFolder:
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise ValueError(f"--output {folder}: {error.strerror}.") from error
         self.folder = folder

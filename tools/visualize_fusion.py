@@ -86,8 +86,9 @@ def look(predictor: Predictor, image: np.ndarray) -> FusionView:
     return view_fusion(predictor.model, [predictor.map_pixels(image)])[0]
 
 
-def write_figures(predictor: Predictor, images: list[str], args: argparse.Namespace) -> None:
-    folder = OutputFolder(args.output, images)
+def write_figures(
+    predictor: Predictor, images: list[str], folder: OutputFolder, args: argparse.Namespace
+) -> None:
     for file in tqdm(images, unit=" images"):
         image = predictor.read(file)
         view = look(predictor, image)
@@ -106,7 +107,6 @@ def write_numbers(predictor: Predictor, records: list[dict], args: argparse.Name
         check_size(record["file_name"], image, record)
         numbers.add(look(predictor, image), record)
     table = numbers.to_markdown()
-    args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / f"{args.dataset}_fusion.md"
     path.write_text(f"# {args.dataset}, {args.weights}\n\n{table}\n", encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps(numbers.to_json(), indent=1))
@@ -120,10 +120,11 @@ def run(args: argparse.Namespace) -> None:
         ValueError: it is wrong, or what it names cannot be read.
     """
     images = find_images(args.images)
+    folder = OutputFolder(args.output, images)
     predictor = load_detector(args)
     records = load_records(predictor, args) if args.dataset else []
     if images:
-        write_figures(predictor, images, args)
+        write_figures(predictor, images, folder, args)
     if args.dataset:
         if not records:
             raise ValueError(f"--dataset {args.dataset}: it holds no images.")

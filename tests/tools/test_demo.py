@@ -225,12 +225,48 @@ def test_corrupt_video(demo, tmp_path, content, message):
     assert "Traceback" not in run.err
     frames = len(run.found["images"])
     if content is None:
-        assert 0 < frames < 0.9 * 11 and error.endswith(f"after {frames} of 11 frames.")
+        assert 0 < frames < 0.9 * 11 and error.endswith(f"after {frames / 10:.1f} of 1.1 seconds.")
     else:
         assert frames == 0
     run = demo(write_image(tmp_path / "x.png"), video)
     assert run.code == 2 and "x.jpg" in run.names
     assert run.errors == ["demo.py: error: 1 of 2 files cannot be read:"]
+
+
+class ScreenRecording:
+    """Stands for OpenCV's view of frames that come as the screen changes: it reckons with 30/s."""
+
+    times = (0, 33, 500, 533, 2400, 4966)  # in milliseconds
+
+    def __init__(self, path: str):
+        self.num_read = 0
+        self.num_frames = int(path)
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, key: int) -> float:
+        fixed = {cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_FRAME_COUNT: 150.0}
+        return fixed[key] if key in fixed else self.times[self.num_read - 1]
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        if self.num_read == self.num_frames:
+            return False, None
+        self.num_read += 1
+        return True, np.zeros((48, 64, 3), np.uint8)
+
+
+def test_video_of_a_changing_frame_rate(monkeypatch):
+    """It is whole where its last frame is at its end, however few there are."""
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from demo_inputs import UnreadableVideo, Video
+
+    monkeypatch.setattr(cv2, "VideoCapture", ScreenRecording)
+    whole, broken = Video("6"), Video("5")
+    assert len(list(whole)) == 6 and len(list(broken)) == 5
+    whole.check_end()
+    with pytest.raises(UnreadableVideo, match=r"5: breaks off after 2\.4 of 5\.0 seconds\."):
+        broken.check_end()
 
 
 def test_nothing_can_be_read(demo, tmp_path):
@@ -316,6 +352,7 @@ def test_opencv_without_windows(demo, tmp_path, monkeypatch):
         (("x.png", "--batch-size", "0"), "--batch-size is 0, but must be at least 1"),
         (("output",), "output: this folder holds images that are to be read"),
         (("x.png", "--output", "x.png"), "--output x.png: File exists."),
+        (("x.png", "--output", "/sys"), "--output /sys: "),  # even root must not write there
         (("x.png", "--weights", "nothing.pth"), "'nothing.pth' cannot be read"),
         (("x.png", "--config-file", "nothing.yaml"), "nothing.yaml: there is no such file."),
         (("x.png", "--opts", "MODEL.X", "1"), "there is no config key 'MODEL.X'."),

@@ -177,9 +177,10 @@ def test_unreadable_image_of_a_dataset(run, images, weights, tmp_path):
         (("--dataset", "shapes_val", "--weights", "missing.pth"), "'missing.pth' cannot be read"),
         (("--dataset", "shapes_val", "--min-score", "2"), "--min-score is 2, but must be from 0"),
         (("--dataset", "shapes_val", *LETTERBOX), "LETTERBOX_TEST is True, but maps can be laid"),
+        (("--dataset", "shapes_val", "--output", "clip.mp4"), "--output clip.mp4: File exists."),
         (("--dataset", "bccd_val"), "--dataset names the dataset 'bccd_val', but '"),
     ],
-    ids=["nothing", "file", "video", "dataset", "weights", "score", "letterbox", "not there"],
+    ids="nothing, file, video, dataset, weights, score, letterbox, output, not there".split(", "),
 )
 def test_refusals(run, weights, tmp_path, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)
