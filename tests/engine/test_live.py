@@ -279,6 +279,21 @@ def test_model_without_asff(config, datasets):
     assert (strip.T == COLORS[2]).all(axis=1).any()
 
 
+def test_images_without_truth(config, datasets, monkeypatch):
+    """Their left half is the image alone."""
+    record = DatasetCatalog.get("shapes_val")[0]
+    del record["annotations"]
+    monkeypatch.setattr(DatasetCatalog, "get", lambda name: [record])
+    found = Instances((record["height"], record["width"]))
+    found.pred_boxes, found.scores = Boxes(torch.zeros(0, 4)), torch.zeros(0)
+    found.pred_classes = torch.zeros(0, dtype=torch.int64)
+    hook, storage = make_hook(config, Finder(found))
+    hook.try_to_draw()
+    ((name, picture, _),) = storage._vis_data
+    assert name == "detections/0"
+    np.testing.assert_array_equal(*np.split(picture, 2, axis=2))
+
+
 def test_failure_leaves_the_model_in_training(config, datasets, caplog):
     caplog.set_level(logging.WARNING, "asff")
     model = Finder(None)

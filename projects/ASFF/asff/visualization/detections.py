@@ -56,7 +56,7 @@ def draw_detections(
     """Draw an image twice, side by side: with its truth, and with what was detected.
 
     Args:
-        record: dataset dict with ``file_name`` and ``annotations``.
+        record: dataset dict with ``file_name`` and, where the truth is known, ``annotations``.
         instances: detections on the image, on the CPU, in its pixels.
         metadata: of the dataset, for class names.
         min_score, scale: as of :func:`draw_instances`.
@@ -65,7 +65,7 @@ def draw_detections(
         (scale H, 2 scale W, 3), RGB, uint8.
     """
     image, names = read_image(record["file_name"], format="RGB"), metadata.thing_classes
-    truths = record["annotations"]
+    truths = record.get("annotations", ())
     boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in truths]
     classes = [x["category_id"] for x in truths]
     truth = draw_boxes(image, boxes, classes, [names[i] for i in classes], scale)
