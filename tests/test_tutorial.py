@@ -79,6 +79,8 @@ def check_shown(notebook: nbformat.NotebookNode) -> None:
 
 
 def test_runs_in_its_folder(shortened, execute, tmp_path):
+    """Also where an earlier run left its lines."""
+    (tmp_path / "metrics.json").write_text('{"bbox/AP": 1.0, "iteration": 4}\n')
     execute(shortened, TUTORIAL.parent)
     check_shown(shortened)
     assert re.search(r"iter: 3  total_loss: .*images/s: ", printed(shortened))
