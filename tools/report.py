@@ -55,8 +55,8 @@ def read_config(run: RunFolder, wanted: str | None) -> tuple[CfgNode, str]:
     return cfg, dataset
 
 
-def draw_maps(run: RunFolder, paths: list[str], score: float) -> dict[str, bytes]:
-    """Fusion maps of images as WebP, by the images' names.
+def draw_maps(run: RunFolder, paths: list[str], score: float) -> list[tuple[str, bytes]]:
+    """Names of images, and their fusion maps as WebP.
 
     Raises:
         ValueError: the model has none, or cannot be built here.
@@ -68,14 +68,14 @@ def draw_maps(run: RunFolder, paths: list[str], score: float) -> dict[str, bytes
     find_fusion(predictor.model)
     if predictor.cfg.MODEL.YOLOV3.LETTERBOX_TEST:
         raise ValueError("MODEL.YOLOV3.LETTERBOX_TEST is True: maps do not lie over the images.")
-    maps = {}
+    maps = []
     for path in paths:
         image = predictor.read(path)
         (view,) = view_fusion(predictor.model, [predictor.map_pixels(image)])
         figure = draw_fusion(image, view, predictor.class_names, min_score=score)
         file = io.BytesIO()
         Image.fromarray(figure).save(file, "WEBP", quality=QUALITY)
-        maps[os.path.basename(path)] = file.getvalue()
+        maps.append((os.path.basename(path), file.getvalue()))
     return maps
 
 
@@ -94,7 +94,7 @@ def write_report(run: RunFolder, output: Path, wanted: str | None) -> None:
         paths = [image.path for image in images[:NUM_MAPS]]
         maps = draw_maps(run, paths, content["best_score"])
     except ValueError as error:
-        maps = {}
+        maps = []
         logging.getLogger("asff").info(f"No fusion maps: {error}")
     page, numbers = output / "report.html", output / "report.json"
     page.write_text(render_page(content, images, maps), encoding="utf-8")
@@ -120,7 +120,7 @@ def main() -> None:
     with user_errors(code=2):
         run = RunFolder(args.run)
         output = args.output or run.path
-        if not os.access(output, os.W_OK):
+        if not (output.is_dir() and os.access(output, os.W_OK)):
             raise ValueError(f"--output {output}: there is no such folder that one can write to.")
         write_report(run, output, args.dataset)
 

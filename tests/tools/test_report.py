@@ -6,11 +6,14 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from asff.data.reading import read_image
@@ -126,6 +129,34 @@ def test_fusion_maps_of_the_last_checkpoint(tmp_path: Path, config: Path):
     assert all(x["picture"].startswith("data:image/webp;base64,") for x in data["fusion_maps"])
 
 
+@pytest.fixture
+def same_names(tmp_path: Path, datasets: Path) -> Iterator[str]:
+    """A dataset with each image in a folder of its own, all by the same name."""
+    content = json.loads((datasets / "shapes" / "val.json").read_text())
+    for number, image in enumerate(content["images"]):
+        source = datasets / "shapes" / "images" / image["file_name"]
+        image["file_name"] = f"{number}/same.png"
+        (tmp_path / str(number)).mkdir()
+        shutil.copy(source, tmp_path / image["file_name"])
+    (tmp_path / "same.json").write_text(json.dumps(content))
+    register_coco_instances("same_names", {}, str(tmp_path / "same.json"), str(tmp_path))
+    yield "same_names"
+    DatasetCatalog.remove("same_names")
+    MetadataCatalog.remove("same_names")
+
+
+def test_images_of_the_same_name_have_their_own_fusion_maps(
+    tmp_path: Path, config: Path, same_names: str
+):
+    write_run(tmp_path / "run", config, same_names)
+    write_checkpoint(config, tmp_path / "run")
+    run = make_report(tmp_path / "run")
+    assert run.code == 0, run.output
+    data = json.loads(Page((tmp_path / "run" / "report.html").read_text()).texts["data"])
+    assert [x["caption"] for x in data["fusion_maps"]] == ["same.png"] * 3
+    assert len({x["picture"] for x in data["fusion_maps"]}) == 3
+
+
 def test_a_model_without_asff_has_no_fusion_maps(tmp_path: Path, config: Path):
     plain = tmp_path / "plain.yaml"
     plain.write_text(config.read_text().replace("YOLOV3:", "YOLOV3:\n    FUSION: {NAME: none}"))
@@ -145,7 +176,7 @@ def test_class_names_are_text(tmp_path: Path, config: Path, written: Path):
     content = json.loads((written / "report.json").read_text())
     content["classes"][0]["name"] = name
     content["run"] = "<b>"
-    page = Page(render_page(content, [], {}))
+    page = Page(render_page(content, [], []))
     assert json.loads(page.texts["data"])["classes"][0]["name"] == name
     assert page.addresses == Page((written / "report.html").read_text()).addresses
 
@@ -214,4 +245,12 @@ def test_damaged_detections_are_refused(error):
 def test_an_output_folder_must_be_there(error):
     assert "--output nowhere: there is no such folder" in error(
         lambda run: None, "--output", "nowhere"
+    )
+
+
+def test_the_output_must_be_a_folder(error, tmp_path: Path):
+    page = tmp_path / "page.html"
+    page.touch()
+    assert f"--output {page}: there is no such folder" in error(
+        lambda run: None, "--output", str(page)
     )

@@ -17,6 +17,7 @@ from asff.visualization.report.analysis import (
     count_at,
     precision_curves,
 )
+from asff.visualization.report.curves import training_curves
 from tests.reports import jitter, make_report, make_truth, random_images, write_run
 from tests.training import CLASSES
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 120_000  # milliseconds, of a browser on a busy machine
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+SMALL_PHONE = {"width": 320, "height": 568}
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +238,58 @@ def test_layout(page: Page):
     assert float(small.removesuffix("px")) >= 14
 
 
+@pytest.fixture
+def long(page: Page, content: dict, tmp_path: Path) -> Page:
+    """The page of a run with numbers as COCO's, and long names."""
+    counts = at_score(content, content["best_score"])
+    sizes = {kind: [[87_654] * len(CLASSES)] * 3 for kind in counts["mistakes"]}
+    steps = [{"iteration": 90_000 * i, "total_loss": 2e5, "lr": 0.0025} for i in range(4)]
+    content = {
+        **content,
+        "classes": [{**entry, "name": "traffic light " * 9} for entry in content["classes"]],
+        "at_scores": [{**counts, "score": score, "mistakes": sizes} for score in SCORES],
+        "worst_images": [],
+        "training": training_curves(steps, "shapes_val"),
+        "config": "KEY: value\n" * 99,
+    }
+    (tmp_path / "long.html").write_text(render_page(content, [], []))
+    page.goto((tmp_path / "long.html").as_uri())
+    return page
+
+
+@pytest.mark.parametrize(
+    "page",
+    [DESKTOP, PHONE, SMALL_PHONE],
+    ids=["desktop", "phone", "small phone"],
+    indirect=True,
+)
+def test_long_numbers_and_names_fit(long: Page):
+    assert long.evaluate("document.documentElement.scrollWidth") == long.viewport_size["width"]
+    heads = "[...document.querySelectorAll('#confusion thead th')].map((x) => x.clientHeight)"
+    assert max(long.evaluate(heads)) < 200
+    cut = long.evaluate(
+        """() => [...document.querySelectorAll('.plot text')].filter((text) => {
+            const box = text.getBoundingClientRect(), svg = text.ownerSVGElement;
+            const plot = svg.getBoundingClientRect();
+            const seen = getComputedStyle(svg).overflow === "visible"
+                || (box.left >= plot.left && box.right <= plot.right);
+            return !seen || box.left < 0 || box.right > innerWidth;
+        }).map((text) => text.textContent)"""
+    )
+    assert cut == []
+
+
+def test_print_shows_what_one_scrolls_to_on_a_screen(long: Page):
+    long.get_by_text("Config: all keys").click()
+    config, hidden = long.locator("#config"), "(x) => x.scrollHeight > x.clientHeight"
+    assert config.evaluate(hidden)
+    long.emulate_media(media="print")
+    try:
+        assert not config.evaluate(hidden)
+    finally:
+        long.emulate_media(media="screen")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out(page: Page, scheme: str):
     """The contrast of text is at least 4.5, as WCAG 2 asks for."""
@@ -268,7 +322,7 @@ def test_of_many_classes_the_worst_confusions_are_listed(page: Page, content: di
         "at_scores": [count_at(evaluation, score) for score in SCORES],
         "worst_images": [],
     }
-    (tmp_path / "many.html").write_text(render_page(content, [], {}))
+    (tmp_path / "many.html").write_text(render_page(content, [], []))
     page.goto((tmp_path / "many.html").as_uri())
     page.locator("#score").press("Home")
     rows = [(first, second, int(times)) for first, second, times in cells(page, "#confusion")]

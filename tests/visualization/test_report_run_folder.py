@@ -66,6 +66,13 @@ def test_what_a_resumed_training_repeats_counts_once(run: RunFolder):
     assert found == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
 
 
+def test_damaged_metrics_are_left_out(run: RunFolder):
+    """Bytes that are no text, and JSON that no training wrote."""
+    lines = [b"\xff\xfe\x00", b"5", b"[1]", b'{"lr": 1.0}', b'{"iteration": 1, "lr": 1.0}']
+    (run.path / "metrics.json").write_bytes(b"\n".join(lines))
+    assert run.read_metrics() == [{"iteration": 1, "lr": 1.0}]
+
+
 def test_training_speed():
     metrics = [
         {"iteration": i, "time": time, "data_time": 0.1} for i, time in enumerate((9.0, 0.5, 0.4))

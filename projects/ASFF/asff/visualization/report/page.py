@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -22,21 +22,21 @@ SCRIPTS = ("charts.js", "choice.js", "accuracy.js", "mistakes.js", "images.js", 
 
 
 def render_page(
-    content: dict[str, Any], images: list[ShownImage], fusion_maps: Mapping[str, bytes]
+    content: dict[str, Any], images: list[ShownImage], fusion_maps: Sequence[tuple[str, bytes]]
 ) -> str:
     """The page as HTML.
 
     Args:
         content: what report.json holds.
         images: those of ``content["worst_images"]``.
-        fusion_maps: figures as WebP by their captions; may be empty.
+        fusion_maps: captions and figures as WebP; may be empty.
     """
     data = {
         **content,
         "pictures": [data_uri(image.jpeg, "jpeg") for image in images],
         "fusion_maps": [
             {"caption": caption, "picture": data_uri(picture, "webp")}
-            for caption, picture in fusion_maps.items()
+            for caption, picture in fusion_maps
         ],
     }
     return Template(asset("report.html")).substitute(

@@ -99,12 +99,13 @@ class RunFolder:
         """
         path = self.path / "metrics.json"
         entries: list[dict] = []
-        for line in path.read_text().splitlines() if path.is_file() else ():
+        for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
             try:
                 entry = json.loads(line)
-            except ValueError:
-                continue  # a training that was killed while it wrote
-            while entries and entries[-1]["iteration"] >= entry["iteration"]:
+                iteration = entry["iteration"]
+            except (ValueError, TypeError, KeyError):
+                continue  # a training that was killed while it wrote, or a damaged file
+            while entries and entries[-1]["iteration"] >= iteration:
                 entries.pop()
             entries.append(entry)
         return entries
