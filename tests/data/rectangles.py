@@ -40,3 +40,8 @@ def extent(plane: np.ndarray, least: float = 20) -> np.ndarray | None:
         return None
     rows, columns = np.nonzero(plane > (plane.max() + plane.min()) / 2)
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], float)
+
+
+def mapped_boxes(mapped: dict) -> list[list[float]]:
+    """x1, y1, x2, y2 of the boxes that a mapper returns."""
+    return mapped["instances"].gt_boxes.tensor.tolist()

@@ -1,0 +1,286 @@
+"""From the config to stream and loaders: every key does what it says."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from asff.data import (
+    build_stream,
+    build_test_loader,
+    build_train_loader,
+    build_train_mapper,
+    load_training_dicts,
+)
+from asff.data.build import resolve_seed
+from asff.engine.setup import load_config
+from tests.helpers import detector_cfg
+from tests.training import CLASSES, EMPTY, FLAT, NUM_TRAIN, NUM_VAL
+
+SQUARE = ("INPUT.SQUARE", True, "INPUT.FORMAT", "RGB")
+
+
+def tiny_cfg(config, *options):
+    cfg = load_config(str(config), list(options))
+    cfg.SOLVER.IMS_PER_BATCH = NUM_TRAIN
+    return cfg
+
+
+def test_builtin_datasets_are_read(datasets):
+    folder = datasets / "shapes"
+    records = load_coco_json(str(folder / "train.json"), str(folder / "images"))
+    assert len(records) == NUM_TRAIN
+    assert [len(x["annotations"]) for x in records].count(0) == 1
+    names = [c["name"] for c in json.loads((folder / "val.json").read_text())["categories"]]
+    assert names == CLASSES
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_images_without_boxes(config, caplog, drop):
+    """Dropped or kept by Detectron2's key; where only the box is useless, the image stays."""
+    caplog.set_level(logging.INFO, "asff")
+    cfg = tiny_cfg(config, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", drop)
+    records = load_training_dicts(cfg)
+    assert len(records) == NUM_TRAIN - drop
+    names = [record["file_name"].rsplit("/")[-1] for record in records]
+    assert (f"train_{EMPTY}.png" in names) is not drop
+    flat = records[names.index(f"train_{FLAT}.png")]
+    assert [a["bbox"][2] for a in flat["annotations"]].count(0) == 1
+    summary = {r.getMessage(): r.levelname for r in caplog.records if r.name == "asff"}
+    assert summary["Not used: boxes without area (1)."] == "WARNING"
+    mapped = build_train_mapper(cfg)(flat, size=64)
+    assert len(mapped["instances"]) == len(flat["annotations"]) - 1
+
+
+def test_batch_with_an_empty_image(config):
+    cfg = tiny_cfg(config, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False)
+    batch = next(iter(build_train_loader(cfg)))
+    assert len({x["file_name"] for x in batch}) == len(batch) == NUM_TRAIN
+    assert {x["image"].shape for x in batch} == {(3, 64, 64)}
+    (empty,) = [x["instances"] for x in batch if x["file_name"].endswith(f"train_{EMPTY}.png")]
+    assert len(empty) == 0 and empty.gt_boxes.tensor.shape == (0, 4)
+
+
+def test_loaded_dicts_are_not_loaded_again(config, monkeypatch):
+    cfg = tiny_cfg(config)
+    records = load_training_dicts(cfg)
+    monkeypatch.setattr("asff.data.build.load_training_dicts", lambda cfg: pytest.fail("loaded"))
+    assert len(next(iter(build_train_loader(cfg, records[:3])))) == NUM_TRAIN
+
+
+def test_seed_of_the_loader(config):
+    """By default the config's; the trainer gives the one it resumes with."""
+    cfg = tiny_cfg(config, "SEED", 5, "DATASETS.TRAIN", ("shapes_train",))
+    cfg.SOLVER.IMS_PER_BATCH = 4
+
+    def files(**options: int) -> list[str]:
+        loader = build_train_loader(cfg, **options)
+        return [x["file_name"] for batch, _ in zip(loader, range(3)) for x in batch]
+
+    assert files() == files(seed=5) != files(seed=6)
+    assert build_train_loader(cfg, seed=0).sampler.stream.seed == 0
+
+
+@pytest.mark.parametrize(("seed", "resolved"), [(5, 5), (0, 0), (-1, 77)])
+def test_drawn_seed_is_shared(monkeypatch, seed, resolved):
+    """A negative one is drawn, and is what all processes agree on."""
+    monkeypatch.setattr("detectron2.utils.comm.shared_random_seed", lambda: 77)
+    assert resolve_seed(detector_cfg("SEED", seed)) == resolved
+
+
+def test_workers_of_the_config(config):
+    loader = build_train_loader(tiny_cfg(config, "DATALOADER.NUM_WORKERS", 2))
+    assert loader.batches.num_workers == 2
+
+
+def test_largest_size_comes_first(config):
+    """All images of a batch have the size that the stream says."""
+    cfg = tiny_cfg(config, "INPUT.TRAIN_SIZES", [64, 96, 32], "INPUT.SIZE_PERIOD", 1)
+    loader = build_train_loader(cfg)
+    stream = loader.sampler.stream
+    sizes = []
+    for batch, iteration in zip(loader, range(6)):
+        (shape,) = {x["image"].shape for x in batch}
+        assert shape == (3, *[stream.size(iteration)] * 2)
+        sizes.append(shape[-1])
+    assert sizes[0] == 96 and len(set(sizes)) > 1
+
+
+def stream_of(num_images: int, *options: object):
+    keys = ("SOLVER.IMS_PER_BATCH", 8, "SOLVER.MAX_ITER", 100, *SQUARE, *options)
+    return build_stream(detector_cfg(*keys), [{"annotations": []}] * num_images, 3)
+
+
+PHASES = (
+    *("INPUT.MIXUP.PROB", 0.5, "INPUT.MIXUP.ALPHA", 2.0, "INPUT.MIXUP.OFF_EPOCHS", 2.0),
+    *("INPUT.TRAIN_SIZES", [320, 352], "INPUT.FINAL_SIZE", 416),
+    *("INPUT.FINAL_SIZE_EPOCHS", 1.0, "INPUT.FINAL_SIZE_ITERS", 20),
+)
+
+
+def test_phases_of_the_stream(caplog):
+    """An epoch of 120 images has 15 iterations: no mixup in the last 30; 20 are more than 15."""
+    caplog.set_level(logging.INFO, "asff")
+    stream = stream_of(120, *PHASES)
+    assert stream.seed == 3 and stream.batch_size == 8
+    assert (stream.mixup.prob, stream.mixup.alpha, stream.mixup.end) == (0.5, 2, 70)
+    sizes = stream.sizes
+    assert (sizes.choices, sizes.period) == ([320, 352], 10)
+    assert (sizes.final, sizes.final_start) == (416, 80)
+    assert caplog.messages == [
+        "Training stream: 120 images, 15.0 iterations an epoch; sizes 320, 352, another every 10 "
+        "iterations, 416 from iteration 80 on; mixup up to iteration 70."
+    ]
+
+
+def test_phases_longer_than_the_training():
+    stream = stream_of(120, *PHASES, "INPUT.MIXUP.OFF_ITERS", 101, "INPUT.FINAL_SIZE_EPOCHS", 50.0)
+    assert stream.mixup.end == stream.sizes.final_start == 0
+    assert {(x.partner, x.size) for k in range(100) for x in stream(k)} == {(-1, 416)}
+
+
+def test_plain_stream(caplog):
+    caplog.set_level(logging.INFO, "asff")
+    stream = stream_of(20)
+    assert {(x.partner, x.size) for k in range(100) for x in stream(k)} == {(-1, 416)}
+    message = "Training stream: 20 images, 2.5 iterations an epoch; sizes 416; no mixup."
+    assert caplog.messages == [message]
+
+
+def test_stream_that_keeps_aspect_ratios(caplog):
+    """Sizes and mixup are none of Detectron2's mapper."""
+    caplog.set_level(logging.INFO, "asff")
+    stream_of(20, "INPUT.SQUARE", False)
+    assert caplog.messages == ["Training stream: 20 images, 2.5 iterations an epoch."]
+
+
+def test_one_image_is_too_few_to_mix(caplog):
+    """Whatever the key says."""
+    caplog.set_level(logging.INFO, "asff")
+    assert stream_of(1, "INPUT.MIXUP.PROB", 0.5, "INPUT.MIXUP.MIN_IMAGES", 0).mixup.prob == 0
+    assert caplog.messages[0].startswith("Mixup is off: there are 1 images, fewer than 2 (")
+
+
+@pytest.mark.parametrize(("num_images", "prob"), [(99, 0), (100, 0.5)])
+def test_mixup_needs_some_images(caplog, num_images, prob):
+    caplog.set_level(logging.INFO, "asff")
+    stream = stream_of(num_images, "INPUT.MIXUP.PROB", 0.5)
+    assert stream.mixup.prob == prob
+    message = "Mixup is off: there are 99 images, fewer than 100 (INPUT.MIXUP.MIN_IMAGES)."
+    assert (message in caplog.messages) is (prob == 0)
+
+
+def test_repeat_factors():
+    """Class 1 is in a quarter of the images: sqrt(1 / 0.25) is 2, and an epoch has 5 images."""
+    kinds = [[0], [0], [0, 1], [0]]
+    records = [{"annotations": [{"category_id": k} for k in classes]} for classes in kinds]
+    sampler = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
+    cfg = detector_cfg(*SQUARE, *sampler, "DATALOADER.REPEAT_THRESHOLD", 1.0)
+    stream = build_stream(cfg, records, 3)
+    assert stream.epoch_length == 5
+    assert stream.repeat_factors.tolist() == [1, 1, 2, 1]
+    cfg.DATALOADER.REPEAT_SQRT = False  # 1 / 0.25 is 4
+    assert build_stream(cfg, records, 3).repeat_factors.tolist() == [1, 1, 4, 1]
+
+
+def test_test_loader_passes_once(config):
+    loader = build_test_loader(tiny_cfg(config), "shapes_val")
+    batches = list(loader)
+    assert [len(batch) for batch in batches] == [1] * NUM_VAL
+    assert len({batch[0]["image_id"] for batch in batches}) == NUM_VAL
+
+
+@pytest.fixture
+def register():
+    """Register a dataset for the length of a test."""
+    names = []
+
+    def register(name: str, load: Callable[[], list[dict]], **metadata) -> None:
+        names.append(name)
+        DatasetCatalog.register(name, load)
+        MetadataCatalog.get(name).set(**metadata)
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "box"),
+    [
+        (("INPUT.SQUARE", True), [6.4, 6.4, 19.2, 32.0]),
+        # Detectron2's mapper: the shorter side of 50 pixels to 75.
+        (("INPUT.SQUARE", False, "INPUT.MIN_SIZE_TRAIN", (75,)), [15.0, 7.5, 45.0, 37.5]),
+    ],
+)
+def test_boxes_of_whole_numbers_are_not_rounded(config, register, record, options, box):
+    """COCO files with such boxes are common."""
+    for annotation in record["annotations"]:
+        annotation["bbox"] = [int(x) for x in annotation["bbox"]]
+    register("whole", lambda: [record], thing_classes=CLASSES)
+    options += ("DATASETS.TRAIN", ("whole",), "INPUT.RANDOM_FLIP", "none")
+    cfg = tiny_cfg(config, *options)
+    (loaded,) = load_training_dicts(cfg)
+    boxes = build_train_mapper(cfg)(loaded, size=64)["instances"].gt_boxes.tensor
+    assert boxes[0].tolist() == pytest.approx(box)
+
+
+def test_only_empty_images_are_refused(config, register, record):
+    register("bare", lambda: [{**record, "annotations": []}], thing_classes=CLASSES)
+    drop = ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True)
+    cfg = tiny_cfg(config, "DATASETS.TRAIN", ("bare",), *drop)
+    with pytest.raises(ValueError, match=r"TRAIN \(bare\) cannot be used: AssertionError: "):
+        load_training_dicts(cfg)
+
+
+def test_no_training_set_is_refused(config):
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN is empty: name at least one dataset\."):
+        load_training_dicts(tiny_cfg(config, "DATASETS.TRAIN", ()))
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_proposals_are_loaded_where_they_are_used(config, monkeypatch, used):
+    seen = {}
+
+    def load(names: tuple, **options: object) -> list[dict]:
+        seen.update(options)
+        return []
+
+    monkeypatch.setattr("asff.data.build.get_detection_dataset_dicts", load)
+    options = ("MODEL.LOAD_PROPOSALS", used, "DATASETS.PROPOSAL_FILES_TRAIN", ("boxes.pkl",))
+    load_training_dicts(tiny_cfg(config, *options))
+    assert seen["proposal_files"] == (("boxes.pkl",) if used else None)
+    assert seen["min_keypoints"] == 0
+
+
+def test_classes_that_only_loading_shows_are_checked(config, datasets, register, tmp_path):
+    """In training, and in evaluation."""
+    content = json.loads((datasets / "shapes" / "train.json").read_text())
+    content["categories"].append({"id": 9, "name": "pentagon"})
+    path = tmp_path / "late.json"
+    path.write_text(json.dumps(content))
+    images = str(datasets / "shapes" / "images")
+    count = len(CLASSES)
+    for name, build in (("late", load_training_dicts), ("later", build_test_loader)):
+        register(name, lambda name=name: load_coco_json(str(path), images, name))
+        cfg = tiny_cfg(config, "DATASETS.TRAIN", (name,))
+        arguments = (cfg,) if build is load_training_dicts else (cfg, name)
+        with pytest.raises(ValueError, match=f"NUM_CLASSES is {count}, but .* has {count + 1}"):
+            build(*arguments)
+
+
+@pytest.mark.parametrize("case", ["pentagon", "JSONDecodeError"])
+def test_unfit_annotations_are_refused(config, datasets, register, tmp_path, case):
+    content = json.loads((datasets / "shapes" / "train.json").read_text())
+    content["categories"][0]["name"] = "pentagon"
+    path = tmp_path / "unfit.json"
+    path.write_text(json.dumps(content) if case == "pentagon" else "{")
+    register("unfit", lambda: load_coco_json(str(path), "", "unfit"), thing_classes=CLASSES)
+    with pytest.raises(ValueError, match=rf"(?s)DATASETS\.TRAIN \(unfit\).*{case}"):
+        load_training_dicts(tiny_cfg(config, "DATASETS.TRAIN", ("unfit",)))
