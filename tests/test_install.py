@@ -1,6 +1,7 @@
 """The way from nothing to a working environment, up to where pip would start to download."""
 
 import configparser
+import importlib.metadata
 import importlib.util
 import os
 import stat
@@ -11,6 +12,7 @@ from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +72,16 @@ def test_pins_lie_in_the_ranges(name: str) -> None:
 
 def test_everything_is_pinned_exactly() -> None:
     assert all([s.operator for s in r.specifier] == ["=="] for r in pinned().values())
+
+
+@pytest.mark.parametrize("name", sorted(pinned()))
+def test_pins_are_for_every_python_that_serves(name: str) -> None:
+    """As far as their metadata tells: where one of them serves, all are installed from this set."""
+    found = next(iter(importlib.metadata.distributions(name=name)), None)
+    if found is None or found.version.split("+")[0] not in pinned()[name].specifier:
+        pytest.skip("this version is not installed")
+    pythons = SpecifierSet(found.metadata["Requires-Python"] or "")
+    assert all(version in pythons for version in ("3.10", "3.11", "3.12"))
 
 
 def test_the_package_requires_no_detectron2_and_no_particular_opencv() -> None:
