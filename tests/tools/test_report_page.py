@@ -136,6 +136,22 @@ def test_average_precisions(page: Page, content: dict):
     assert cells(page, "#classes")[0][2] == expected[0]
 
 
+def test_means_are_of_the_classes_with_objects(page: Page, content: dict, tmp_path: Path):
+    """As AP's: detections of a class that is nowhere are not right, but lower no mean."""
+    first, *others = content["classes"]
+    counts = at_score(content, content["best_score"])
+    changed = {"precision": [0.0, 0.25, 0.5, 0.75], "recall": [None, 0.2, 0.4, None]}
+    content = {
+        **content,
+        "classes": [{**first, "truths": 0}, *others],
+        "at_scores": [{**counts, **changed, "score": score} for score in SCORES],
+        "worst_images": [],
+    }
+    (tmp_path / "absent.html").write_text(render_page(content, [], []))
+    page.goto((tmp_path / "absent.html").as_uri())
+    assert cells(page, "#classes")[0][4:] == ["50.0", "30.0"]
+
+
 def test_class(page: Page, content: dict):
     page.locator("#class").select_option(label=CLASSES[1])
     assert CLASSES[1] in page.locator("#precision-recall h3").inner_text()

@@ -15,8 +15,9 @@ const chosen = (label) => state.label === ALL || state.label === label;
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const tenths = (value) => (value === null ? "–" : value.toFixed(1));
 const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1));
+/** Of a value for each class, over the classes that have objects, as COCO's AP. */
 const mean = (values) => {
-  const known = values.filter((value) => value !== null);
+  const known = values.filter((value, label) => value !== null && report.classes[label].truths);
   return known.length ? sum(known) / known.length : null;
 };
 const count = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
