@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import runpy
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
-import pytest
 from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 
 from asff.engine.setup import load_config
 from asff.visualization.report import Evaluation, evaluate
-from tests.training import ROOT, Run, one_thread, reset_loggers
+from tests.training import Run, run_script
 
 NAMES = ("cat", "dog")
 LOG = """\
@@ -148,14 +143,4 @@ def write_results(folder: Path, dataset: str) -> list[dict]:
 
 def make_report(*options: object) -> Run:
     """``python tools/report.py OPTIONS`` in this process."""
-    printed, code = io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["report.py", *map(str, options)])
-        try:
-            with one_thread(), redirect_stdout(printed), redirect_stderr(printed):
-                runpy.run_path(str(ROOT / "tools" / "report.py"), run_name="__main__")
-        except SystemExit as error:
-            code = error.code
-        finally:
-            reset_loggers()
-    return Run(code, printed.getvalue())
+    return run_script("tools/report.py", *options)

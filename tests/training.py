@@ -138,17 +138,25 @@ def truncated(path: Path) -> Iterator[str]:
 
 @dataclass
 class Run:
-    """How a run of train_net.py ended, and what it printed."""
+    """How a script ended, and what it printed.
 
+    Attributes:
+        script: its name.
+        code: its exit code.
+        output: stdout and stderr, one behind the other as they came.
+    """
+
+    script: str
     code: int
     output: str
 
     @property
     def error(self) -> str:
         """The message of a run that was refused."""
-        assert self.code == 1, self.output
+        assert self.code in (1, 2), self.output
         assert "Traceback" not in self.output, self.output
-        lines = [x for x in self.output.splitlines() if x.startswith("train_net.py: error: ")]
+        start = f"{self.script}: error: "
+        lines = [line for line in self.output.splitlines() if line.startswith(start)]
         assert len(lines) == 1, self.output
         # A message may go on over several lines: it is the last that a run prints.
         return self.output[self.output.index(lines[0]) :]
@@ -163,15 +171,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run_here(*options: object) -> Run:
-    """``python train_net.py OPTIONS`` in this process, which spares seconds of imports."""
+def run_script(script: str, *args: object) -> Run:
+    """``python SCRIPT ARGS`` in this process, which spares seconds of imports.
+
+    Args:
+        script: its path from the root.
+    """
+    file = ROOT / script
     printed, code = io.StringIO(), 0
     argv, path = sys.argv, sys.path.copy()
-    sys.argv = ["train_net.py", *map(str, options)]
+    sys.argv = [file.name, *map(str, args)]
+    sys.path.insert(0, str(file.parent))  # as python does
     try:
         with one_thread(), redirect_stdout(printed), redirect_stderr(printed):
             try:
-                runpy.run_path(str(ROOT / "train_net.py"), run_name="__main__")
+                runpy.run_path(str(file), run_name="__main__")
             except SystemExit as error:
                 code = error.code if isinstance(error.code, int) else int(error.code is not None)
                 if isinstance(error.code, str):
@@ -182,7 +196,12 @@ def run_here(*options: object) -> Run:
     finally:
         sys.argv, sys.path[:] = argv, path
         reset_loggers()
-    return Run(code, printed.getvalue())
+    return Run(file.name, code, printed.getvalue())
+
+
+def run_here(*options: object) -> Run:
+    """``python train_net.py OPTIONS`` in this process."""
+    return run_script("train_net.py", *options)
 
 
 def run_apart(*options: object, launcher: tuple = (), timeout: int = 240) -> Run:
@@ -202,7 +221,7 @@ def run_apart(*options: object, launcher: tuple = (), timeout: int = 240) -> Run
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    return Run(process.returncode, output)
+    return Run("train_net.py", process.returncode, output)
 
 
 def reset_loggers() -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import runpy
-import sys
-from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,30 +17,14 @@ from tests.training import (
     FLAT,
     ROOT,
     Run,
-    one_thread,
     register_datasets,
-    reset_loggers,
+    run_script,
 )
 
 BCCD = ROOT.parent / "shared" / "data" / "bccd"
 
 
-def check(*options: object) -> Run:
-    """``python tools/check_dataset.py OPTIONS`` in this process."""
-    printed, code = io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["check_dataset.py", *map(str, options)])
-        patch.syspath_prepend(ROOT / "tools")  # as python does
-        try:
-            with one_thread(), redirect_stdout(printed), redirect_stderr(printed):
-                runpy.run_path(str(ROOT / "tools" / "check_dataset.py"), run_name="__main__")
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
-            if isinstance(error.code, str):
-                printed.write(error.code)
-        finally:
-            reset_loggers()
-    return Run(code, printed.getvalue())
+check = partial(run_script, "tools/check_dataset.py")
 
 
 @pytest.fixture

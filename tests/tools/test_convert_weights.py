@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
-import runpy
 import struct
-import sys
-from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -25,29 +22,14 @@ from asff.engine import Trainer
 from asff.engine.setup import load_config, resolve_sync_norm
 from tests.checkpoint.reference import BCCD, REFERENCE, needs_reference, reference_weights
 from tests.checkpoint.test_classification import timm_shapes
-from tests.training import ROOT, Run, one_thread, reset_loggers, run_here
+from tests.training import ROOT, one_thread, run_here, run_script
 
 SIZE = 320
 # What float32 may do to a score from the same dense output; 3e-8 at most, rounded.
 TOLERANCE = 1e-7
 CONFIG = ROOT / "configs" / "authors" / "yolov3_d53_asff.yaml"
+convert = partial(run_script, "tools/convert_weights.py")
 THINGS = [category for category in COCO_CATEGORIES if category["isthing"]]
-
-
-def convert(*args: object) -> Run:
-    """``python tools/convert_weights.py ARGS`` in this process, which spares seconds of imports."""
-    printed, code = io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["convert_weights.py", *map(str, args)])
-        try:
-            with redirect_stdout(printed), redirect_stderr(printed):
-                runpy.run_path(str(ROOT / "tools" / "convert_weights.py"), run_name="__main__")
-        except SystemExit as error:
-            code = 1
-            printed.write(str(error))
-        finally:
-            reset_loggers()
-    return Run(code, printed.getvalue())
 
 
 def refusal(*args: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import asff
-from tests.training import CLASSES, ROOT, one_thread, reset_loggers, write_checkpoint
+from tests.training import CLASSES, ROOT, run_script, write_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread", "clean_loggers")
 
@@ -33,28 +32,17 @@ def weights(config, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def demo(weights, tmp_path, monkeypatch, capsys) -> Demo:
+def demo(weights, tmp_path) -> Demo:
     """Runs the demo in this process: its exit code, what it printed, and what it wrote."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
     output = tmp_path / "output"
 
     def run(*args: object) -> SimpleNamespace:
-        command = [*args, "--weights", weights, "--output", output]
-        monkeypatch.setattr(sys, "argv", ["demo.py", *map(str, command)])
-        code = 0
-        with one_thread():
-            try:
-                runpy.run_path(str(ROOT / "tools" / "demo.py"), run_name="__main__")
-            except SystemExit as end:
-                code = end.code
-        reset_loggers()
-        out, err = capsys.readouterr()
+        done = run_script("tools/demo.py", *args, "--weights", weights, "--output", output)
         path = output / "detections.json"
         return SimpleNamespace(
-            code=code,
-            out=out,
-            errors=[x for x in err.splitlines() if x.startswith("demo.py: error: ")],
-            err=err,
+            code=done.code,
+            printed=done.output,
+            errors=[x for x in done.output.splitlines() if x.startswith("demo.py: error: ")],
             names=sorted(x.name for x in output.iterdir()) if output.is_dir() else [],
             found=json.loads(path.read_text()) if path.is_file() else None,
             output=output,
@@ -91,11 +79,11 @@ def test_folder_with_an_unreadable_file(demo, tmp_path):
     assert run.names == ["0.jpg", "1.jpg", "3.jpg", "4.jpg", "detections.json"]
     images = [x["file_name"] for x in run.found["images"]]
     assert images == [str(tmp_path / "in" / f"{i}.png") for i in (0, 1, 3, 4)]
-    first, second, third = run.out.splitlines()[-3:]
+    first, second, third = run.printed.splitlines()[-3:]
     assert " in 4 images (" in first and " images/s)" in first
     assert second == "1 of 5 files cannot be read:"
     assert third.startswith(f"  {broken}: ")
-    assert "5/5" in run.err and " images/s]" in run.err
+    assert "5/5" in run.printed and " images/s]" in run.printed
 
 
 def test_all_inputs_together(demo, tmp_path, monkeypatch):
@@ -146,7 +134,7 @@ def test_least_score(demo, weights, tmp_path):
         assert run.code == 0 and len(run.found["images"]) == 1
         scores = [x["score"] for x in run.found["annotations"]]
         assert all(x >= score for x in scores)
-        assert f"{len(scores)} objects of a score of at least {score:g} in 1 images" in run.out
+        assert f"{len(scores)} objects of a score of at least {score:g} in 1 images" in run.printed
         drawn = (np.asarray(Image.open(run.output / "x.jpg")) != 128).any()
         assert drawn == bool(scores)
         counts.append(len(scores))
@@ -192,7 +180,7 @@ def test_video(demo, tmp_path):
     assert run.code == 0 and run.names == ["clip.mp4", "detections.json"]
     assert [x["frame"] for x in run.found["images"]] == list(range(11))
     assert {x["file_name"] for x in run.found["images"]} == {str(tmp_path / "clip.mp4")}
-    assert "11/11" in run.err
+    assert "11/11" in run.printed
     first, second = (cv2.VideoCapture(str(x / "clip.mp4")) for x in (tmp_path, run.output))
     assert second.get(cv2.CAP_PROP_FPS) == 10
     for _ in range(11):
@@ -222,7 +210,7 @@ def test_corrupt_video(demo, tmp_path, content, message):
     assert run.code == 2
     (error,) = run.errors
     assert error.startswith(f"demo.py: error: {video}: {message}")
-    assert "Traceback" not in run.err
+    assert "Traceback" not in run.printed
     frames = len(run.found["images"])
     if content is None:
         assert 0 < frames < 0.9 * 11 and error.endswith(f"after {frames / 10:.1f} of 1.1 seconds.")
@@ -301,7 +289,7 @@ def test_webcam(demo, monkeypatch):
     capture = cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
     run = demo("--webcam", 1)
-    assert run.code == 0 and "Stopped." in run.out
+    assert run.code == 0 and "Stopped." in run.printed
     assert [x["frame"] for x in run.found["images"]] == [0, 1, 2]
     assert capture(str(run.output / "webcam1.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
     run = demo("--webcam")
@@ -319,7 +307,7 @@ def test_window(demo, tmp_path, monkeypatch):
     monkeypatch.setattr(cv2, "imshow", lambda name, picture: shown.append(picture.shape))
     monkeypatch.setattr(cv2, "waitKey", lambda delay: next(keys))
     run = demo(tmp_path / "in", "--show")
-    assert run.code == 0 and "Stopped." in run.out
+    assert run.code == 0 and "Stopped." in run.printed
     assert len(shown) == 2 and "1.jpg" in run.names and "2.jpg" not in run.names
 
 
@@ -358,19 +346,13 @@ def test_opencv_without_windows(demo, tmp_path, monkeypatch):
         (("x.png", "--opts", "MODEL.X", "1"), "there is no config key 'MODEL.X'."),
     ],
 )
-def test_refusals(weights, tmp_path, monkeypatch, capsys, args, message):
+def test_refusals(weights, tmp_path, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "tools")
     write_image(tmp_path / "x.png")
     write_image(tmp_path / "output" / "x.jpg")
     (tmp_path / "empty").mkdir()
-    defaults = ("demo.py", "--weights", str(weights), "--output", "output")
-    monkeypatch.setattr(sys, "argv", [*defaults, *args])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / "tools" / "demo.py"), run_name="__main__")
-    assert end.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("demo.py: error: ") and message in last
+    done = run_script("tools/demo.py", "--weights", weights, "--output", "output", *args)
+    assert done.code == 2 and message in done.error.splitlines()[0]
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="needs Linux's /proc")

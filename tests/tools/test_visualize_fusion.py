@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,42 +13,12 @@ from PIL import Image
 from asff.checkpoint import Checkpointer, describe_model
 from asff.engine import Trainer
 from asff.engine.setup import load_config
-from tests.training import truncated
+from tests.training import run_script, truncated
 
 ROOT = Path(__file__).resolve().parents[2]
 LEVELS = ["p5", "p4", "p3"]
 LETTERBOX = ("--opts", "MODEL.YOLOV3.LETTERBOX_TEST", "True", "INPUT.SQUARE", "False")
-
-
-@dataclass
-class Ending:
-    """How the tool ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    one_thread: None,
-    clean_loggers: None,
-) -> Callable[..., Ending]:
-    """``python tools/visualize_fusion.py ARGS`` in this process."""
-
-    def run_tool(*args: object) -> Ending:
-        monkeypatch.syspath_prepend(ROOT / "tools")
-        monkeypatch.setattr(sys, "argv", ["visualize_fusion.py", *map(str, args)])
-        code = 0
-        try:
-            runpy.run_path(str(ROOT / "tools" / "visualize_fusion.py"), run_name="__main__")
-        except SystemExit as end:
-            code = end.code
-        return Ending(code, *capsys.readouterr())
-
-    return run_tool
+run = partial(run_script, "tools/visualize_fusion.py")
 
 
 def save_model(config: Path, folder: Path, *options: object) -> Path:
@@ -80,7 +47,7 @@ def images(datasets: Path) -> Path:
     return datasets / "shapes" / "images"
 
 
-def test_figures(run, images, weights, tmp_path):
+def test_figures(images, weights, tmp_path):
     """Of a file, of a pattern, and of one with a name that is taken."""
     other = tmp_path / "other" / "val_0.png"
     other.parent.mkdir()
@@ -90,8 +57,8 @@ def test_figures(run, images, weights, tmp_path):
         *(images / "val_0.png", images / "val_[12].png", other),
         *("--weights", weights, "--output", output, "--min-score", 0),
     )
-    assert end.code == 0, end.err
-    assert f"4 figures: {output}" in end.out
+    assert end.code == 0, end.output
+    assert f"4 figures: {output}" in end.output
     names = sorted(file.name for file in output.iterdir())
     assert names == ["val_0.webp", "val_0_2.webp", "val_1.webp", "val_2.webp"]
     for name in names:
@@ -100,12 +67,12 @@ def test_figures(run, images, weights, tmp_path):
             assert figure.width > figure.height > 300
 
 
-def test_numbers_over_a_dataset(run, weights, config, tmp_path):
+def test_numbers_over_a_dataset(weights, config, tmp_path):
     end = run("--dataset", "shapes_val", "--weights", weights, "--output", tmp_path / "new")
-    assert end.code == 0, end.err
+    assert end.code == 0, end.output
     table = (tmp_path / "new" / "shapes_val_fusion.md").read_text()
     found = json.loads((tmp_path / "new" / "shapes_val_fusion.json").read_text())
-    assert table.split("\n\n", 1)[1].strip() in end.out
+    assert table.split("\n\n", 1)[1].strip() in end.output
     assert found["images"] == 7 and found["never_used"] == []
     for level in LEVELS:
         weights_there = found["levels"][level]["regions"]["everywhere"]["weights"]
@@ -114,18 +81,18 @@ def test_numbers_over_a_dataset(run, weights, config, tmp_path):
     assert f"small ({found['objects']['small']})" in table
 
 
-def test_images_and_numbers_with_another_config(run, images, weights, config, tmp_path):
+def test_images_and_numbers_with_another_config(images, weights, config, tmp_path):
     end = run(
         *(images / "val_0.png", "--dataset", "shapes_val", "--weights", weights),
         *("--config-file", config, "--output", tmp_path),
         *("--opts", "MODEL.YOLOV3.FEATURE_ADAPTION", False, "INPUT.TEST_SIZE", 96),
     )
-    assert end.code == 0, end.err
+    assert end.code == 0, end.output
     names = sorted(file.name for file in tmp_path.iterdir())
     assert names == ["shapes_val_fusion.json", "shapes_val_fusion.md", "val_0.webp"]
 
 
-def test_own_dataset_of_a_config(run, weights, config, datasets, tmp_path):
+def test_own_dataset_of_a_config(weights, config, datasets, tmp_path):
     """Known only to DATASETS.CUSTOM."""
     entry = {
         "name": "mine",
@@ -138,32 +105,32 @@ def test_own_dataset_of_a_config(run, weights, config, datasets, tmp_path):
         *("--dataset", "mine", "--weights", weights, "--config-file", config),
         *("--output", tmp_path, "--opts", *options),
     )
-    assert end.code == 0, end.err
+    assert end.code == 0, end.output
     assert json.loads((tmp_path / "mine_fusion.json").read_text())["images"] == 7
 
 
 @pytest.mark.parametrize("fusion", ["none", "sum"])
-def test_model_without_asff(run, images, config, tmp_path, fusion):
+def test_model_without_asff(images, config, tmp_path, fusion):
     weights = save_model(config, tmp_path, "MODEL.YOLOV3.FUSION.NAME", fusion)
     end = run(images / "val_0.png", "--weights", weights, "--output", tmp_path / "new")
     assert end.code == 2
-    (line,) = end.err.splitlines()
-    assert line.startswith("visualize_fusion.py: error: The model does not fuse its levels by ASFF")
+    start = "visualize_fusion.py: error: The model does not fuse its levels by ASFF"
+    assert end.error.startswith(start) and end.error.count("\n") == 1
     assert not list((tmp_path / "new").glob("*"))
 
 
-def test_unreadable_image(run, images, weights, tmp_path):
+def test_unreadable_image(images, weights, tmp_path):
     with truncated(images / "val_0.png") as file:
         end = run(file, "--weights", weights, "--output", tmp_path)
     assert end.code == 2
-    assert f"visualize_fusion.py: error: {file}: " in end.err
+    assert f"visualize_fusion.py: error: {file}: " in end.output
 
 
-def test_unreadable_image_of_a_dataset(run, images, weights, tmp_path):
+def test_unreadable_image_of_a_dataset(images, weights, tmp_path):
     with truncated(images / "val_3.png") as file:
         end = run("--dataset", "shapes_val", "--weights", weights, "--output", tmp_path)
     assert end.code == 2
-    assert f"visualize_fusion.py: error: {file}: " in end.err
+    assert f"visualize_fusion.py: error: {file}: " in end.output
     assert not list(tmp_path.iterdir())
 
 
@@ -182,9 +149,9 @@ def test_unreadable_image_of_a_dataset(run, images, weights, tmp_path):
     ],
     ids="nothing, file, video, dataset, weights, score, letterbox, output, not there".split(", "),
 )
-def test_refusals(run, weights, tmp_path, monkeypatch, args, message):
+def test_refusals(weights, tmp_path, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clip.mp4").touch()
     end = run("--weights", weights, *args)
     assert end.code == 2
-    assert "Traceback" not in end.err and message in end.err
+    assert "Traceback" not in end.output and message in end.output
