@@ -141,6 +141,14 @@ def write_results(folder: Path, dataset: str) -> list[dict]:
     return results
 
 
+def run_with_report(folder: Path, config: Path) -> Run:
+    """Write the folder of a run, and its report; how that ended."""
+    write_run(folder, config)
+    run = make_report(folder)
+    assert run.code == 0, run.output
+    return run
+
+
 def make_report(*options: object) -> Run:
     """``python tools/report.py OPTIONS`` in this process."""
     return run_script("tools/report.py", *options)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from detectron2.config import CfgNode
-
+from asff.config import changed_keys
 from asff.engine import Trainer
 from asff.engine.setup import load_config
 
@@ -160,21 +159,10 @@ def read_settings(config_file: str, opts: Sequence[str]) -> tuple[dict[str, obje
             f"{config_file}: DATASETS.TEST is {cfg.DATASETS.TEST}; an ablation compares runs on "
             "exactly one dataset."
         )
-    default = dict(flatten(load_config("")))
-    changed = {key: value for key, value in flatten(cfg) if value != default[key]}
-    settings = {key: value for key, value in changed.items() if key not in OWN_KEYS}
+    settings = {key: value for key, value in changed_keys(cfg).items() if key not in OWN_KEYS}
     # One process trains, whatever SOLVER.REFERENCE_WORLD_SIZE says.
     max_iter = Trainer.auto_scale_workers(cfg, 1).SOLVER.MAX_ITER
-    return json.loads(json.dumps(settings)), max_iter
-
-
-def flatten(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Full names and values of all keys."""
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return settings, max_iter
 
 
 def is_finished(run: Run) -> bool:

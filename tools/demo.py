@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 # First, for it says what is not installed.
 from asff.data.reading import UnreadableImage
@@ -26,7 +25,7 @@ from asff.visualization import draw_instances
 
 # isort: split
 import numpy as np
-from demo_inputs import UnreadableVideo, Video, batches, find_files
+from demo_inputs import UnreadableVideo, Video, add_detector_arguments, batches, find_files
 from demo_outputs import CocoFile, OutputFolder, VideoFile, open_window, show
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
@@ -160,20 +159,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--webcam", nargs="?", type=int, const=0, metavar="NUMBER", help="a camera; 0 is the first"
     )
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint")
-    parser.add_argument("--config-file", metavar="FILE", help="default: the checkpoint's own")
-    parser.add_argument("--output", type=Path, default=Path("output/demo"), metavar="FOLDER")
-    parser.add_argument("--min-score", type=float, default=0.3, help="of what is kept")
+    add_detector_arguments(parser, output="output/demo", scores="what is kept")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--show", action="store_true", help="also in a window; q ends it")
-    parser.add_argument(
-        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys; put it last"
-    )
     args = parser.parse_args()
     if not args.inputs and args.webcam is None:
         parser.error("name an INPUT, or --webcam")
-    if not 0 <= args.min_score <= 1:
-        parser.error(f"--min-score is {args.min_score:g}, but must be from 0 to 1")
     if args.batch_size < 1:
         parser.error(f"--batch-size is {args.batch_size}, but must be at least 1")
     return args

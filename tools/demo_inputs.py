@@ -1,7 +1,8 @@
-"""What tools/demo.py is given: files, folders, patterns, videos and a camera."""
+"""What demo.py and visualize_fusion.py are given: a detector, and files, videos or a camera."""
 
 from __future__ import annotations
 
+import argparse
 import glob
 import math
 import os
@@ -22,6 +23,29 @@ MAX_PIXELS = 50_000_000
 # What OpenCV and FFmpeg would print, our own messages say.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.setLogLevel(0)
+
+
+def add_detector_arguments(parser: argparse.ArgumentParser, *, output: str, scores: str) -> None:
+    """Add the options of both tools.
+
+    Args:
+        output: the folder to write to, if none is named.
+        scores: what --min-score is the least score of.
+    """
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint")
+    parser.add_argument("--config-file", metavar="FILE", help="default: the checkpoint's own")
+    parser.add_argument("--output", type=Path, default=Path(output), metavar="FOLDER")
+    parser.add_argument("--min-score", type=score, default=0.3, help=f"of {scores}")
+    parser.add_argument(
+        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys; put it last"
+    )
+
+
+def score(text: str) -> float:
+    """Reads a score of the command line."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return float(text)
 
 
 class UnreadableVideo(ValueError):

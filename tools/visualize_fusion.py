@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 # First, for it says what is not installed.
 from asff.data import check_contents, check_datasets, register_sources, resolve_sources
@@ -28,7 +27,7 @@ from asff.visualization.fusion_numbers import FusionNumbers
 
 # isort: split
 import numpy as np
-from demo_inputs import find_files
+from demo_inputs import add_detector_arguments, find_files
 from demo_outputs import OutputFolder
 from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
@@ -135,18 +134,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder, pattern")
     parser.add_argument("--dataset", metavar="NAME", help="numbers over a dataset")
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint")
-    parser.add_argument("--config-file", metavar="FILE", help="default: the checkpoint's own")
-    parser.add_argument("--output", type=Path, default=Path("output/fusion"), metavar="FOLDER")
-    parser.add_argument("--min-score", type=float, default=0.3, help="of detections to be drawn")
-    parser.add_argument(
-        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys; put it last"
-    )
+    add_detector_arguments(parser, output="output/fusion", scores="detections to be drawn")
     args = parser.parse_args()
     if not args.images and args.dataset is None:
         parser.error("name an IMAGE, or --dataset")
-    if not 0 <= args.min_score <= 1:
-        parser.error(f"--min-score is {args.min_score:g}, but must be from 0 to 1")
     return args
 
 

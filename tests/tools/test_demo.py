@@ -336,7 +336,7 @@ def test_opencv_without_windows(demo, tmp_path, monkeypatch):
         (("nothing.jpg",), "nothing.jpg: there is no such file."),
         (("*.bmp",), "*.bmp: no file is like that."),
         (("empty",), "empty: the folder holds no images or videos (.jpg, "),
-        (("x.png", "--min-score", "1.5"), "--min-score is 1.5, but must be from 0 to 1"),
+        (("x.png", "--min-score", "1.5"), "argument --min-score: 1.5 is not from 0 to 1"),
         (("x.png", "--batch-size", "0"), "--batch-size is 0, but must be at least 1"),
         (("output",), "output: this folder holds images that are to be read"),
         (("x.png", "--output", "x.png"), "--output x.png: File exists."),

@@ -18,7 +18,7 @@ from PIL import Image
 
 from asff.data.reading import read_image
 from asff.visualization.report.pictures import MAX_BYTES, SIDE, encode
-from tests.reports import make_report, write_run
+from tests.reports import make_report, run_with_report, write_run
 from tests.training import CLASSES, NUM_VAL, write_checkpoint
 
 
@@ -26,9 +26,7 @@ from tests.training import CLASSES, NUM_VAL, write_checkpoint
 def written(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
     """The folder of a run with its report."""
     folder = tmp_path_factory.mktemp("report") / "run"
-    write_run(folder, config)
-    run = make_report(folder)
-    assert run.code == 0, run.output
+    run = run_with_report(folder, config)
     assert re.search(
         r"shapes_val: \d+\.\d AP\. Wrote .*report\.html and .*report\.json", run.output
     )

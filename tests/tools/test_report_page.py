@@ -18,7 +18,7 @@ from asff.visualization.report.analysis import (
     precision_curves,
 )
 from asff.visualization.report.curves import training_curves
-from tests.reports import jitter, make_report, make_truth, random_images, write_run
+from tests.reports import jitter, make_truth, random_images, run_with_report
 from tests.training import CLASSES
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ SMALL_PHONE = {"width": 320, "height": 568}
 def folder(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
     """A run with its report."""
     folder = tmp_path_factory.mktemp("page") / "run"
-    write_run(folder, config)
-    run = make_report(folder)
-    assert run.code == 0, run.output
+    run_with_report(folder, config)
     return folder
 
 

@@ -142,7 +142,10 @@ def test_unreadable_image_of_a_dataset(images, weights, tmp_path):
         (("clip.mp4",), "clip.mp4: a video cannot be shown; name images, such as its frames."),
         (("--dataset", "shape_val"), "--dataset names the dataset 'shape_val', which is not"),
         (("--dataset", "shapes_val", "--weights", "missing.pth"), "'missing.pth' cannot be read"),
-        (("--dataset", "shapes_val", "--min-score", "2"), "--min-score is 2, but must be from 0"),
+        (
+            ("--dataset", "shapes_val", "--min-score", "2"),
+            "argument --min-score: 2 is not from 0 to 1",
+        ),
         (("--dataset", "shapes_val", *LETTERBOX), "LETTERBOX_TEST is True, but maps can be laid"),
         (("--dataset", "shapes_val", "--output", "clip.mp4"), "--output clip.mp4: File exists."),
         (("--dataset", "bccd_val"), "--dataset names the dataset 'bccd_val', but '"),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
-from ...config import add_asff_config
+from ...config import changed_keys
 from .analysis import (
     SCORES,
     Evaluation,
@@ -57,33 +56,11 @@ def describe_run(
             "training": training_speed(metrics),
             "inference": inference_speed(log, dataset, num_images),
         },
-        "changed_keys": changed_keys(cfg),
+        "changed_keys": [(key, str(value)) for key, value in changed_keys(cfg).items()],
         "environment": environment(log),
         "config": run.config_file.read_text(),
     }
     return without_nan(content)
-
-
-def changed_keys(cfg: CfgNode) -> list[tuple[str, str]]:
-    """Keys whose values are not the defaults, with their values as text."""
-    defaults = get_cfg()
-    add_asff_config(defaults)
-    before = dict(leaves(defaults))
-    return [(key, str(value)) for key, value in leaves(cfg) if before.get(key) != value]
-
-
-def leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full names and values of all keys."""
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, as_lists(value)
-
-
-def as_lists(value: Any) -> Any:
-    """With lists for tuples, which YAML does not tell apart everywhere."""
-    return [as_lists(x) for x in value] if isinstance(value, (list, tuple)) else value
 
 
 def without_nan(value: Any) -> Any:
