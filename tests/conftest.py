@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+# As it was before any fixture changed it.
+DATASETS = os.getenv("DETECTRON2_DATASETS", "datasets")
 FIGURES = pytest.StashKey[list[str]]()
 
 
@@ -22,7 +24,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:  # for processes of tests
         patch.setenv("DETECTRON2_DATASETS", str(root))
         yield root
-    register_datasets(os.getenv("DETECTRON2_DATASETS", "datasets"))
+    register_datasets(DATASETS)
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +35,24 @@ def config(tmp_path_factory: pytest.TempPathFactory, datasets: Path) -> Path:
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(CONFIG)
     return path
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of recorded values of the authors' networks, ``$ASFF_REFERENCE``."""
+    folder = Path(os.getenv("ASFF_REFERENCE", ""))
+    if not (folder / "asff_keys.json").is_file():
+        pytest.skip("ASFF_REFERENCE does not name the folder of the recorded values.")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bccd() -> Path:
+    """The folder of the BCCD images, below ``$DETECTRON2_DATASETS``."""
+    folder = Path(DATASETS, "bccd")
+    if not (folder / "train.json").is_file():
+        pytest.skip("DETECTRON2_DATASETS does not hold the dataset bccd.")
+    return folder
 
 
 @pytest.fixture

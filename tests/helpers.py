@@ -43,7 +43,7 @@ def make_instances(
     *,
     image_size: tuple[int, int] = (416, 416),
 ) -> Instances:
-    """Truths of one image.
+    """GroundTruth of one image.
 
     Args:
         boxes: x1, y1, x2, y2 in pixels.

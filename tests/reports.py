@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 
 from asff.engine.setup import load_config
-from asff.visualization.report import Evaluation, evaluate
+from asff.report import Evaluation, evaluate
 from tests.training import Run, run_script
 
 NAMES = ("cat", "dog")

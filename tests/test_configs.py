@@ -81,7 +81,7 @@ def test_there_are_configs():
     assert coco <= names
 
 
-# Rows of the paper's Tables 1 to 5: their base, and all the keys in which they differ from it.
+# AnchorGrid of the paper's Tables 1 to 5: their base, and all the keys in which they differ from it.
 ROWS = {
     "yolov3_d53_bof": ("yolov3_d53_baseline", {*ANCHOR_KEYS, "MODEL.YOLOV3.IOU_LOSS"}),
     "yolov3_d53_bof_ga": ("yolov3_d53_baseline", {"MODEL.YOLOV3.IOU_LOSS"}),

@@ -29,9 +29,9 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import Tensor, nn
 
-from asff.checkpoint import Checkpointer, describe_model
+from asff.checkpoint import Checkpointer, model_metadata
 from asff.data import build_train_loader
-from asff.data.builtin import DATASETS, register_builtin_datasets
+from asff.data.datasets.builtin import DATASETS, register_builtin_datasets
 from asff.engine import Trainer, argument_parser, setup
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -249,7 +249,7 @@ def write_checkpoint(config: Path, folder: Path, *options: object) -> Path:
     cfg = setup(args)
     torch.manual_seed(0)
     checkpointer = Checkpointer(Trainer.build_model(cfg), str(folder))
-    checkpointer.about = describe_model(cfg)
+    checkpointer.about = model_metadata(cfg)
     checkpointer.save("model")
     return folder / "model.pth"
 

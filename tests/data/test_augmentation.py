@@ -17,8 +17,8 @@ from asff.data.augmentation import (
     RandomColor,
     RandomExpand,
     RandomMinIoUCrop,
-    Shrink,
-    Squash,
+    ResizeLongestEdge,
+    ResizeSquare,
 )
 from tests.data.rectangles import draw, extent, write
 
@@ -28,8 +28,8 @@ ALL = [
     RandomAffine(),
     RandomAffine(rotation=40, shear=20, scale=0.3, translation=0.3),
     RandomMinIoUCrop(),
-    Shrink(30),
-    Squash(64, (cv2.INTER_LINEAR, cv2.INTER_NEAREST)),
+    ResizeLongestEdge(30),
+    ResizeSquare(64, (cv2.INTER_LINEAR, cv2.INTER_NEAREST)),
 ]
 
 
@@ -71,7 +71,7 @@ def test_same_seed_same_result(augmentation):
     results = [augment(augmentation, image, boxes, seed) for seed in (1, 2, 3, 4, 1)]
     for first, last in zip(results[0], results[-1]):
         np.testing.assert_array_equal(first, last)
-    if not isinstance(augmentation, Shrink):  # which draws nothing
+    if not isinstance(augmentation, ResizeLongestEdge):  # which draws nothing
         others = (image.tobytes() for image, _ in results[:-1])
         assert len(set(others)) > 1
 
@@ -336,13 +336,15 @@ def test_affine_without_limits_is_none():
 )
 def test_shrink(height, width, wanted):
     """The longer side to at most 60, and never to nothing."""
-    image, boxes = augment(Shrink(60), noise(height, width), np.array([[0.0, 0, width, height]]))
+    image, boxes = augment(
+        ResizeLongestEdge(60), noise(height, width), np.array([[0.0, 0, width, height]])
+    )
     assert image.shape == (*wanted, 3)
     assert boxes.tolist() == [[0, 0, wanted[1], wanted[0]]]
 
 
 def test_shrink_takes_means():
-    image, _ = augment(Shrink(30), noise(40, 60))
+    image, _ = augment(ResizeLongestEdge(30), noise(40, 60))
     means = noise(40, 60).reshape(20, 2, 30, 2, 3).mean(axis=(1, 3))
     assert np.abs(image - means).max() <= 0.5
 
@@ -357,7 +359,7 @@ def test_squash_draws_every_interpolation(monkeypatch):
 
     monkeypatch.setattr(cv2, "resize", spy)
     for seed in range(60):
-        squash, boxes = Squash(64, interpolations), np.array([[3.0, 5, 15, 10]])
+        squash, boxes = ResizeSquare(64, interpolations), np.array([[3.0, 5, 15, 10]])
         image, boxes = augment(squash, noise(), boxes, seed)
         assert image.shape == (64, 64, 3)
         # x times 64 / 30, y times 64 / 20

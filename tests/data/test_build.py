@@ -18,10 +18,10 @@ from asff.data import (
     build_train_dataset,
     build_train_mapper,
 )
+from asff.data.batch_plan import Sample
 from asff.data.build import build_augmentations
-from asff.data.dataset import TrainingDataset
-from asff.data.reading import UnreadableImage
-from asff.data.stream import Sample
+from asff.data.image_io import UnreadableImage
+from asff.data.training_dataset import TrainingDataset
 from tests.helpers import detector_cfg
 
 SQUARE = ("INPUT.SQUARE", True, "INPUT.FORMAT", "RGB")

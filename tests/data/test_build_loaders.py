@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from asff.data import (
-    build_stream,
+    build_batch_plan,
     build_test_loader,
     build_train_loader,
     build_train_mapper,
@@ -113,7 +113,7 @@ def test_largest_size_comes_first(config):
 
 def stream_of(num_images: int, *options: object):
     keys = ("SOLVER.IMS_PER_BATCH", 8, "SOLVER.MAX_ITER", 100, *SQUARE, *options)
-    return build_stream(detector_cfg(*keys), [{"annotations": []}] * num_images, 3)
+    return build_batch_plan(detector_cfg(*keys), [{"annotations": []}] * num_images, 3)
 
 
 PHASES = (
@@ -181,11 +181,11 @@ def test_repeat_factors():
     records = [{"annotations": [{"category_id": k} for k in classes]} for classes in kinds]
     sampler = ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
     cfg = detector_cfg(*SQUARE, *sampler, "DATALOADER.REPEAT_THRESHOLD", 1.0)
-    stream = build_stream(cfg, records, 3)
+    stream = build_batch_plan(cfg, records, 3)
     assert stream.epoch_length == 5
     assert stream.repeat_factors.tolist() == [1, 1, 2, 1]
     cfg.DATALOADER.REPEAT_SQRT = False  # 1 / 0.25 is 4
-    assert build_stream(cfg, records, 3).repeat_factors.tolist() == [1, 1, 4, 1]
+    assert build_batch_plan(cfg, records, 3).repeat_factors.tolist() == [1, 1, 4, 1]
 
 
 def test_test_loader_passes_once(config):

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from asff.data.dataset import TrainingDataset
+from asff.data.batch_plan import BatchPlan, BatchPlanSampler, Mixup, Sizes
+from asff.data.image_io import UnreadableImage
 from asff.data.loader import TrainingLoader
-from asff.data.reading import UnreadableImage
-from asff.data.stream import Mixup, Sizes, StreamSampler, TrainingStream
+from asff.data.training_dataset import TrainingDataset
 from tests.helpers import make_instances
 from tests.training import NUM_TRAIN, run_here, truncated
 
@@ -46,7 +46,7 @@ def count_threads(record: dict, other: dict | None, *, weight: float, size: int)
 def build(
     *broken: int, images: int, max_unreadable: float = 0.01, workers: int = 0, mixup: float = 0.0
 ) -> TrainingLoader:
-    stream = TrainingStream(
+    stream = BatchPlan(
         np.ones(images),
         batch_size=BATCH,
         seed=3,
@@ -56,7 +56,7 @@ def build(
     records = [{"image_id": i} for i in range(images)]
     return TrainingLoader(
         TrainingDataset(records, Mapper(*broken)),
-        StreamSampler(stream),
+        BatchPlanSampler(stream),
         num_workers=workers,
         max_unreadable=max_unreadable,
     )
@@ -188,7 +188,7 @@ def test_each_failure_of_an_image_counts():
 def test_processes_share_what_is_allowed():
     """A quarter of 1000 images is read here in an epoch: 2 of them are not more than a percent."""
     loader = build(images=1000)
-    loader.sampler = StreamSampler(loader.sampler.stream, rank=3, world_size=4)
+    loader.sampler = BatchPlanSampler(loader.sampler.stream, rank=3, world_size=4)
     loader.count(example(unreadable=["a", "b"]))
     with pytest.raises(UnreadableImage):
         loader.count(example(unreadable=["c"]))

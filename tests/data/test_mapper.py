@@ -12,9 +12,9 @@ from detectron2.structures import BoxMode
 
 from asff.data.augmentation import RandomMinIoUCrop
 from asff.data.build import build_train_mapper
+from asff.data.image_io import UnreadableImage
 from asff.data.mapper import SquareMapper
 from asff.data.mixup import mix_images
-from asff.data.reading import UnreadableImage
 from tests.data.rectangles import extent, mapped_boxes, write
 from tests.helpers import detector_cfg
 

@@ -11,13 +11,13 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from PIL import Image
 
-from asff.data.mapper import PlainMapper
-from asff.data.reading import UnreadableImage
+from asff.data.image_io import UnreadableImage
+from asff.data.mapper import WrappedDatasetMapper
 from tests.data.rectangles import mapped_boxes, write
 
 
-def plain_mapper() -> PlainMapper:
-    return PlainMapper(DatasetMapper(is_train=True, augmentations=[], image_format="RGB"))
+def plain_mapper() -> WrappedDatasetMapper:
+    return WrappedDatasetMapper(DatasetMapper(is_train=True, augmentations=[], image_format="RGB"))
 
 
 def record(path: Path, side: int) -> dict:
@@ -44,7 +44,9 @@ def test_detectron2s_mapper_counts_what_crops_leave_out(tmp_path):
     given = write(tmp_path / "x.png", 32, 64, {0: (1, 2, 9, 9), 1: (50, 20, 60, 30)})
     given["annotations"].append({**given["annotations"][0], "iscrowd": 1})
     crop = T.RandomCrop("absolute", (32, 20))
-    mapper = PlainMapper(DatasetMapper(is_train=True, augmentations=[crop], image_format="RGB"))
+    mapper = WrappedDatasetMapper(
+        DatasetMapper(is_train=True, augmentations=[crop], image_format="RGB")
+    )
     for seed in range(10):
         np.random.seed(seed)
         mapped = mapper(given)

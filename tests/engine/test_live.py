@@ -22,11 +22,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from asff.analysis import view_fusion
 from asff.engine import Predictor
-from asff.engine.pictures import SIDE, DrawPictures
 from asff.engine.progress import MIB, ProgressPrinter, max_memory, measure_pace
 from asff.engine.setup import load_config
-from asff.visualization import draw_detections, draw_fusion, view_fusion
+from asff.engine.visualize import SIDE, DrawPictures
+from asff.visualization import draw_detections, draw_fusion
 from asff.visualization.overlay import COLORS
 from tests.training import Run, metrics, read_checkpoint, run_apart, run_here
 
@@ -67,7 +68,7 @@ def plain(train) -> tuple[Run, Path]:
 @pytest.fixture(scope="module")
 def pictured(train) -> tuple[Run, Path]:
     """With two pictures an evaluation."""
-    return train("TEST.PICTURES", 2)
+    return train("TEST.VIS_IMAGES", 2)
 
 
 def read_events(folder: Path) -> EventAccumulator:
@@ -231,9 +232,9 @@ def test_failure_to_draw_is_said_once_and_ends_nothing(train, plain, monkeypatch
     def fail(*args: object, **options: object) -> None:
         raise OSError("no font")
 
-    monkeypatch.setattr("asff.engine.pictures.draw_fusion", fail)
-    run, output = train("TEST.PICTURES", 2)
-    said = "TEST.PICTURES: the pictures of iteration 1 could not be drawn (OSError: no font)."
+    monkeypatch.setattr("asff.engine.visualize.draw_fusion", fail)
+    run, output = train("TEST.VIS_IMAGES", 2)
+    said = "TEST.VIS_IMAGES: the pictures of iteration 1 could not be drawn (OSError: no font)."
     assert run.output.count(said) == run.output.count("could not be drawn") == 1
     check_same_training(output, plain[1])
 
@@ -254,7 +255,7 @@ class Finder(nn.Module):
 
 def make_hook(config: Path, model: nn.Module) -> tuple[DrawPictures, EventStorage]:
     """The hook in a training of this model, and where its pictures go."""
-    hook, storage = DrawPictures(load_config(str(config), ["TEST.PICTURES", 1])), EventStorage()
+    hook, storage = DrawPictures(load_config(str(config), ["TEST.VIS_IMAGES", 1])), EventStorage()
     checkpointer = SimpleNamespace(model=model)
     hook.trainer = SimpleNamespace(checkpointer=checkpointer, storage=storage, iter=0)
     return hook, storage
@@ -316,7 +317,7 @@ def test_letterbox_has_no_maps(train):
     """They would not lie where the image does."""
     options = ("INPUT.SQUARE", False, "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", 64)
     options += ("INPUT.MIXUP.PROB", 0.0, "MODEL.YOLOV3.LETTERBOX_TEST", True)
-    run, output = train(*options, "TEST.PICTURES", 1)
+    run, output = train(*options, "TEST.VIS_IMAGES", 1)
     assert read_events(output).Tags()["images"] == ["detections/0"]
     # Images that keep their shapes: the longest side of the last batch, of 96 x 64 at least.
     (written,) = (entry for entry in metrics(output) if entry["iteration"] == 3)
@@ -324,14 +325,14 @@ def test_letterbox_has_no_maps(train):
 
 
 def test_number_of_pictures_is_checked(config):
-    run = run_here("--config-file", config, "TEST.PICTURES", -1)
-    assert run.error.strip().endswith("TEST.PICTURES is -1, but must be 0 (none) or more.")
+    run = run_here("--config-file", config, "TEST.VIS_IMAGES", -1)
+    assert run.error.strip().endswith("TEST.VIS_IMAGES is -1, but must be 0 (none) or more.")
 
 
 def test_two_processes(config, tmp_path):
     """One draws and the other waits: neither hangs, and there is one set of pictures and lines."""
     spawn = ("--num-gpus", 2, "--dist-url", "auto", "--config-file", config)
-    run = run_apart(*spawn, *OPTIONS, "TEST.PICTURES", 1, "OUTPUT_DIR", tmp_path)
+    run = run_apart(*spawn, *OPTIONS, "TEST.VIS_IMAGES", 1, "OUTPUT_DIR", tmp_path)
     assert run.code == 0, run.output
     assert len(LINE.findall(run.output)) == 1
     events = read_events(tmp_path)

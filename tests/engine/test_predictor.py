@@ -16,7 +16,7 @@ from detectron2.structures import Instances
 from PIL import Image
 
 import asff
-from asff.data.reading import UnreadableImage
+from asff.data.image_io import UnreadableImage
 from asff.engine import Predictor
 from asff.engine.setup import load_config
 from tests.engine.test_detectors import COMMON, DETECTORS, REST

@@ -98,7 +98,7 @@ def test_no_test_data(config, clean_loggers):
 def test_torchrun_reads_the_annotations_once(config, monkeypatch, clean_loggers):
     """They may be large: rank 0 tells what is wrong with them."""
     module = sys.modules["asff.engine.setup"]
-    monkeypatch.setattr(module, "check_contents", lambda *args: pytest.fail("read"))
+    monkeypatch.setattr(module, "check_annotations", lambda *args: pytest.fail("read"))
     monkeypatch.setenv("RANK", "1")
     setup(argument_parser().parse_args(["--config-file", str(config)]))
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 
-from asff.modeling.anchors import YOLOv3Anchors
-from asff.modeling.head import DensePredictions
+from asff.modeling.yolov3.anchor_generator import YOLOv3AnchorGenerator
+from asff.modeling.yolov3.head import DensePredictions
 from tests.helpers import make_instances
 from tests.modeling.oracle import Layout
 
@@ -79,6 +79,6 @@ def draw_predictions(
     )
 
 
-def make_anchors(layout: Layout) -> YOLOv3Anchors:
+def make_anchors(layout: Layout) -> YOLOv3AnchorGenerator:
     """The package's anchors for a layout; they come coarsest level first."""
-    return YOLOv3Anchors(layout.anchors[::-1], (32, 16, 8), anchor_free=layout.anchor_free)
+    return YOLOv3AnchorGenerator(layout.anchors[::-1], (32, 16, 8), anchor_free=layout.anchor_free)

@@ -139,8 +139,8 @@ def slow_targets(
         row = layout.number[stride, slot, y, x]
         targets.shapes[row] = truth
         if layout.anchor_free:
-            num_anchors = len(layout.anchors[(8, 16, 32).index(stride)])
-            free = layout.number[stride, num_anchors, y, x]
+            num_preset_anchors = len(layout.anchors[(8, 16, 32).index(stride)])
+            free = layout.number[stride, num_preset_anchors, y, x]
             targets.shapes[free] = truth
             free_width = free_height = 4.0 * stride
             if shapes is not None:
@@ -193,7 +193,7 @@ def slow_losses(
     *,
     iou_loss: bool = True,
     smoothing: float | None = None,
-    weigh_all_terms: bool = False,
+    weight_all_losses: bool = False,
 ) -> dict[str, Tensor]:
     """All loss terms of N images under the package's names.
 
@@ -201,7 +201,7 @@ def slow_losses(
         box_logits, obj_logits, cls_logits, shape_logits: (N, R, 4), (N, R), (N, R, K), (N, R, 2).
         smoothing: e of the class targets 1 - e and e; None for 1 and 0 (not the same as e = 0:
             without smoothing the classes of truths on one slot unite).
-        weigh_all_terms: mixup weights act on every term, not on objectness alone.
+        weight_all_losses: mixup weights act on every term, not on objectness alone.
     """
     names = ["loss_obj", "loss_cls", "loss_box"]
     names += ["loss_iou"] * iou_loss + ["loss_shape"] * (shape_logits is not None)
@@ -218,7 +218,7 @@ def slow_losses(
         # Taken out at once: the gradient of each single index would be as large as all rows.
         for row, deltas, logits in zip(rows, boxes[rows], classes[rows]):
             truth = targets.positives[row]
-            weight = truth.weight if weigh_all_terms else 1.0
+            weight = truth.weight if weight_all_losses else 1.0
             for category, logit in enumerate(logits):
                 if smoothing is None:
                     wanted = float(category in targets.classes[row])
@@ -238,7 +238,7 @@ def slow_losses(
                 w, h = predicted_anchor(layout.rows[row], shapes[row])
                 inter = w.clamp(max=truth.w) * h.clamp(max=truth.h)
                 iou = inter / (w * h + truth.w * truth.h - inter)
-                weight = truth.weight if weigh_all_terms else 1.0
+                weight = truth.weight if weight_all_losses else 1.0
                 total["loss_shape"] = total["loss_shape"] + weight * (1 - iou**2)
     return {name: loss / num_images for name, loss in total.items()}
 

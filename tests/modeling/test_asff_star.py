@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from detectron2.modeling import build_model
 from torch import nn
 
-from asff.modeling.drop_block import DropBlock, block_sizes
-from asff.modeling.rfb import ReceptiveFieldBlock
+from asff.modeling.layers.drop_block import DropBlock, block_sizes
+from asff.modeling.layers.rfb import ReceptiveFieldBlock
 from tests.helpers import TINY_DARKNET, detector_cfg
 
-STAR = ("MODEL.YOLOV3.RFB", True, "MODEL.YOLOV3.DROP_BLOCK.KEEP", 0.9)
+STAR = ("MODEL.YOLOV3.RFB", True, "MODEL.YOLOV3.DROP_BLOCK.KEEP_PROB", 0.9)
 
 
 def drop(x: torch.Tensor, keep: float, size: int, seed: int = 0) -> torch.Tensor:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from asff.modeling.head import DensePredictions
-from asff.modeling.losses import YOLOv3Losses
-from asff.modeling.matching import Truths, YOLOv3Matcher
+from asff.modeling.yolov3.head import DensePredictions
+from asff.modeling.yolov3.losses import YOLOv3Losses
+from asff.modeling.yolov3.matcher import GroundTruth, YOLOv3Matcher
 from tests.modeling.drawn import draw_truths, make_anchors
 from tests.modeling.oracle import Layout, slow_losses
 
@@ -53,7 +53,7 @@ def test_targets_and_losses_are_vectorised(report: Callable[[str], None]):
     def ours() -> None:
         for x in logits:
             x.grad = None
-        truths = Truths.from_instances(instances)
+        truths = GroundTruth.from_instances(instances)
         matches = matcher(predictions, truths)
         terms = losses(predictions, matches, truths, float(SIZE * SIZE))
         values.update(terms)

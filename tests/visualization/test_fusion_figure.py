@@ -11,9 +11,10 @@ from detectron2.structures import Boxes, Instances
 from matplotlib import colormaps
 from PIL import Image
 
-from asff.visualization import FusionView, draw_fusion, fusion_figure
+from asff.analysis import FusionView
+from asff.analysis.fusion_maps import LevelMaps
+from asff.visualization import draw_fusion, fusion_figure
 from asff.visualization.fusion_figure import COLORMAP, HEAT, MARGIN, TITLE, prepare_panels
-from asff.visualization.fusion_maps import LevelMaps
 from asff.visualization.overlay import COLORS
 
 NAMES = ["cell", "dust"]

@@ -25,7 +25,7 @@ def add_asff_config(cfg: CN) -> None:
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # At every evaluation of a training, draw the first so many images of the first test dataset for
     # TensorBoard: truth beside detections and, with ASFF, which level feeds which place.
-    cfg.TEST.PICTURES = 0
+    cfg.TEST.VIS_IMAGES = 0
 
 
 def add_model_config(cfg: CN) -> None:
@@ -67,7 +67,7 @@ def add_model_config(cfg: CN) -> None:
     cfg.MODEL.YOLOV3.FUSION.WEIGHT_CHANNELS = 16
     # At the start a level's own weight is this at every place, and the other levels share the rest.
     # 0.0: the spatial weights start at random, as in the paper (3.4).
-    cfg.MODEL.YOLOV3.FUSION.OWN_WEIGHT = 0.0
+    cfg.MODEL.YOLOV3.FUSION.INIT_SELF_WEIGHT = 0.0
 
     # (width, height) in input pixels, per feature of IN_FEATURES.
     cfg.MODEL.YOLOV3.ANCHORS = [
@@ -86,7 +86,7 @@ def add_model_config(cfg: CN) -> None:
     # strides 32, 16, 8]; none before the first. The authors': from epochs 5, 80 and 150 of 300.
     cfg.MODEL.YOLOV3.RFB = False
     cfg.MODEL.YOLOV3.DROP_BLOCK = CN()
-    cfg.MODEL.YOLOV3.DROP_BLOCK.KEEP = 1.0  # share of values kept; 1.0 switches it off
+    cfg.MODEL.YOLOV3.DROP_BLOCK.KEEP_PROB = 1.0  # share of values kept; 1.0 switches it off
     cfg.MODEL.YOLOV3.DROP_BLOCK.SCHEDULE = [
         [5 / 300, 1, 3, 5],
         [80 / 300, 3, 5, 7],
@@ -107,7 +107,7 @@ def add_model_config(cfg: CN) -> None:
     cfg.MODEL.YOLOV3.LABEL_SMOOTHING = False
     cfg.MODEL.YOLOV3.MAX_SMOOTHING = 0.1
     # Mixup weights of boxes act on all loss terms; else on objectness alone (authors' code).
-    cfg.MODEL.YOLOV3.WEIGH_ALL_TERMS = False
+    cfg.MODEL.YOLOV3.WEIGHT_ALL_LOSSES = False
 
     # Score = objectness x class probability; paper 3.4 and authors' code.
     cfg.MODEL.YOLOV3.SCORE_THRESH_TEST = 0.01
@@ -127,7 +127,7 @@ def add_asff_fpn_config(cfg: CN) -> None:
     cfg.MODEL.ASFF_FPN.LEVELS = []
     cfg.MODEL.ASFF_FPN.FUSION = "asff"  # "none", "sum", "concat" or "asff" (paper Table 3)
     # At the start a level's own weight is this at every place; the other levels share the rest.
-    cfg.MODEL.ASFF_FPN.OWN_WEIGHT = 0.95
+    cfg.MODEL.ASFF_FPN.INIT_SELF_WEIGHT = 0.95
     # Channels per level from which the spatial weights are computed.
     cfg.MODEL.ASFF_FPN.WEIGHT_CHANNELS = 16
     cfg.MODEL.ASFF_FPN.NORM = ""  # normalisation ahead of the spatial weights
@@ -149,7 +149,7 @@ def add_data_config(cfg: CN) -> None:
     cfg.DATALOADER.CACHE = ""
     cfg.DATALOADER.CACHE_LIMIT = 8.0
 
-    # Squash images to squares, with the augmentations below, as the authors do. False: Detectron2's
+    # ResizeSquare images to squares, with the augmentations below, as the authors do. False: Detectron2's
     # own augmentations, which keep the aspect ratio.
     cfg.INPUT.SQUARE = False
     cfg.INPUT.TEST_SIZE = 416  # pixels, divisible by 32
@@ -224,3 +224,12 @@ def flatten(node: CN, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def as_lists(value: Any) -> Any:
     """With lists for tuples, which YAML does not tell apart everywhere."""
     return [as_lists(x) for x in value] if isinstance(value, (list, tuple)) else value
+
+
+def choose(table: dict, name: str, key: str):
+    """Return ``table[name]``; a ValueError that names the config key lists the known names."""
+    if name not in table:
+        raise ValueError(
+            f"{key} is '{name}', which is not known. Choose one of: {', '.join(table)}."
+        )
+    return table[name]

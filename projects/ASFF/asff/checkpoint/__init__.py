@@ -1,6 +1,6 @@
 """Checkpoints: loading, saving, and weights of others under our names."""
 
-from .about import describe_model, read_description
 from .checkpointer import Checkpointer
+from .metadata import model_metadata, read_metadata
 
-__all__ = ["Checkpointer", "describe_model", "read_description"]
+__all__ = ["Checkpointer", "model_metadata", "read_metadata"]

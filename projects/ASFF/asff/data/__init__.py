@@ -1,8 +1,7 @@
 """Datasets and the way of an image from its file to the model."""
 
-from . import builtin  # noqa: F401 (registers)
 from .build import (
-    build_stream,
+    build_batch_plan,
     build_test_loader,
     build_test_mapper,
     build_train_dataset,
@@ -10,33 +9,34 @@ from .build import (
     build_train_mapper,
     load_training_dicts,
 )
-from .checks import (
-    check_contents,
+from .datasets import (
+    check_annotations,
     check_datasets,
-    check_input,
     check_num_classes,
     check_same_classes,
     follow_classes,
+    register_custom_datasets,
+    resolve_custom_datasets,
 )
-from .formats import register_sources, resolve_sources
 from .inference import build_pixel_mapper, build_reader
+from .input_checks import check_input
 
 __all__ = [
     "build_pixel_mapper",
     "build_reader",
-    "build_stream",
+    "build_batch_plan",
     "build_test_loader",
     "build_test_mapper",
     "build_train_dataset",
     "build_train_loader",
     "build_train_mapper",
-    "check_contents",
+    "check_annotations",
     "check_datasets",
     "check_input",
     "check_num_classes",
     "check_same_classes",
     "follow_classes",
     "load_training_dicts",
-    "register_sources",
-    "resolve_sources",
+    "register_custom_datasets",
+    "resolve_custom_datasets",
 ]

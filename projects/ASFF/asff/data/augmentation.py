@@ -168,7 +168,7 @@ class RandomMinIoUCrop(T.Augmentation):
         return (ious.min(axis=1) >= threshold) & inside.all(axis=2).any(axis=1)
 
 
-class Shrink(T.Augmentation):
+class ResizeLongestEdge(T.Augmentation):
     """Reduce an image whose longer side has more than ``max_side`` pixels to that many."""
 
     def __init__(self, max_side: int):
@@ -184,7 +184,7 @@ class Shrink(T.Augmentation):
         return ResizeTransform(height, width, new_h, new_w, cv2.INTER_AREA)
 
 
-class Squash(T.Augmentation):
+class ResizeSquare(T.Augmentation):
     """Resize to a square of ``size`` pixels, by one of ``interpolations`` of OpenCV."""
 
     def __init__(self, size: int, interpolations: Sequence[int] = (cv2.INTER_LINEAR,)):

@@ -24,13 +24,13 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from .augmentation import RandomAffine, RandomColor, RandomExpand, RandomMinIoUCrop
-from .cache import GIB, ImageCache
-from .checks import check_num_classes, summarize
-from .dataset import TrainingDataset
+from .batch_plan import BatchPlan, BatchPlanSampler, Mixup, Sizes, epoch_length, phase_length
+from .datasets import check_num_classes, summarize
+from .image_cache import GIB, ImageCache
+from .image_io import read_image
 from .loader import TrainingLoader
-from .mapper import PlainMapper, SquareMapper
-from .reading import read_image
-from .stream import Mixup, Sizes, StreamSampler, TrainingStream, epoch_length, phase_length
+from .mapper import SquareMapper, WrappedDatasetMapper
+from .training_dataset import TrainingDataset
 
 logger = logging.getLogger("asff")
 
@@ -79,14 +79,16 @@ def build_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     return augmentations
 
 
-def build_train_mapper(cfg: CfgNode, records: Sequence[dict] = ()) -> SquareMapper | PlainMapper:
+def build_train_mapper(
+    cfg: CfgNode, records: Sequence[dict] = ()
+) -> SquareMapper | WrappedDatasetMapper:
     """The mapper of training: called with dataset dict, partner or None, ``weight``, ``size``.
 
     Args:
         records: dataset dicts, needed only for DATALOADER.CACHE.
     """
     if not cfg.INPUT.SQUARE:
-        return PlainMapper(DatasetMapper(cfg, is_train=True))
+        return WrappedDatasetMapper(DatasetMapper(cfg, is_train=True))
     return SquareMapper(
         augmentations=build_augmentations(cfg),
         interpolations=INTERPOLATIONS if cfg.INPUT.RANDOM_INTERPOLATION else BILINEAR,
@@ -125,7 +127,7 @@ def build_cache(cfg: CfgNode, records: list[dict]) -> ImageCache:
     )
 
 
-def build_stream(cfg: CfgNode, records: list[dict], seed: int) -> TrainingStream:
+def build_batch_plan(cfg: CfgNode, records: list[dict], seed: int) -> BatchPlan:
     """The stream over dataset dicts, for SOLVER.MAX_ITER iterations; says what it is like."""
     factors = np.ones(len(records))
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
@@ -154,7 +156,7 @@ def build_stream(cfg: CfgNode, records: list[dict], seed: int) -> TrainingStream
             "(INPUT.MIXUP.MIN_IMAGES)."
         )
         mixup = replace(mixup, prob=0.0)
-    stream = TrainingStream(
+    stream = BatchPlan(
         factors,
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         seed=seed,
@@ -226,8 +228,8 @@ def build_train_loader(
         seed: of the stream, the same in all processes; by default that of the config.
     """
     records = load_training_dicts(cfg) if records is None else records
-    stream = build_stream(cfg, records, resolve_seed(cfg) if seed is None else seed)
-    sampler = StreamSampler(stream, rank=comm.get_rank(), world_size=comm.get_world_size())
+    stream = build_batch_plan(cfg, records, resolve_seed(cfg) if seed is None else seed)
+    sampler = BatchPlanSampler(stream, rank=comm.get_rank(), world_size=comm.get_world_size())
     return TrainingLoader(
         build_train_dataset(cfg, records),
         sampler,

@@ -11,9 +11,9 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 from detectron2.data.detection_utils import read_image as read_with_pillow
 
-from .augmentation import Squash
+from .augmentation import ResizeSquare
+from .image_io import PILLOW_ERRORS, UnreadableImage, read_image
 from .mapper import to_tensor
-from .reading import PILLOW_ERRORS, UnreadableImage, read_image
 
 
 def build_reader(cfg: CfgNode) -> Callable[[str | os.PathLike], np.ndarray]:
@@ -47,7 +47,7 @@ def build_pixel_mapper(cfg: CfgNode) -> Callable[[np.ndarray], dict]:
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ValueError(f"INPUT.FORMAT is '{cfg.INPUT.FORMAT}', but must be 'RGB' or 'BGR'.")
     if cfg.INPUT.SQUARE:
-        resize = [Squash(cfg.INPUT.TEST_SIZE)]
+        resize = [ResizeSquare(cfg.INPUT.TEST_SIZE)]
     else:
         resize = build_augmentation(cfg, is_train=False)
     augmentations = T.AugmentationList(resize)

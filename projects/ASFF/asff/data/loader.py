@@ -10,15 +10,15 @@ import cv2
 from detectron2.data.build import trivial_batch_collator
 from torch.utils.data import DataLoader
 
-from .dataset import TrainingDataset
-from .reading import UnreadableImage
-from .stream import StreamSampler
+from .batch_plan import BatchPlanSampler
+from .image_io import UnreadableImage
+from .training_dataset import TrainingDataset
 
 logger = logging.getLogger("asff")
 
 
 @dataclass
-class Account:
+class LoaderStats:
     """What this process has seen so far.
 
     Attributes:
@@ -45,7 +45,7 @@ class TrainingLoader:
     def __init__(
         self,
         dataset: TrainingDataset,
-        sampler: StreamSampler,
+        sampler: BatchPlanSampler,
         *,
         num_workers: int = 0,
         max_unreadable: float = 0.01,
@@ -53,7 +53,7 @@ class TrainingLoader:
         self.dataset = dataset
         self.sampler = sampler
         self.max_unreadable = max_unreadable
-        self.account = Account()
+        self.account = LoaderStats()
         self.batches = DataLoader(
             dataset,
             batch_sampler=sampler,

@@ -16,10 +16,10 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.structures import Boxes, Instances
 
-from .augmentation import Shrink, Squash
+from .augmentation import ResizeLongestEdge, ResizeSquare
 from .boxes import corner_boxes
+from .image_io import PILLOW_ERRORS, UnreadableImage, check_size, read_image
 from .mixup import mix_images
-from .reading import PILLOW_ERRORS, UnreadableImage, check_size, read_image
 
 
 class SquareMapper:
@@ -79,8 +79,8 @@ class SquareMapper:
             weights = np.concatenate([weights, np.full(len(other_boxes), 1 - weight)])
 
         # Twice the square is all that a crop to half the sides needs, and bounds time and memory.
-        squash = [Squash(size, self.interpolations)]
-        shrink = [Shrink(2 * size)] if self.augmentations else []
+        squash = [ResizeSquare(size, self.interpolations)]
+        shrink = [ResizeLongestEdge(2 * size)] if self.augmentations else []
         view = T.AugInput(image, boxes=boxes)
         T.AugmentationList([*shrink, *self.augmentations, *squash])(view)
 
@@ -122,7 +122,7 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack(cv2.split(image)))
 
 
-class PlainMapper:
+class WrappedDatasetMapper:
     """Lets Detectron2's own mapper take part in the training stream; it cannot mix."""
 
     def __init__(self, mapper: DatasetMapper):

@@ -18,7 +18,7 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
-from ..data import register_sources
+from ..data import register_custom_datasets
 
 
 def under_torchrun() -> bool:
@@ -34,7 +34,7 @@ def num_processes(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def user_errors(kind: type[ValueError] = ValueError, *, code: int = 1) -> Iterator[None]:
+def user_errors(kind: type[ValueError] = ValueError, *, code: int = 2) -> Iterator[None]:
     """Where an error says what the user can mend, end this process with its message alone.
 
     Args:
@@ -94,7 +94,7 @@ def join(main: Callable, cfg: CfgNode, args: argparse.Namespace):
 
 def worker(main: Callable, cfg: CfgNode, args: argparse.Namespace, local_size: int):
     """Run ``main`` in this process, with its datasets and its share of the machine's cores."""
-    register_sources(cfg)  # a spawned process has none of those that setup() registered
+    register_custom_datasets(cfg)  # a spawned process has none of those that setup() registered
     if local_size > 1 and torch.device(cfg.MODEL.DEVICE).type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(max(cores // local_size, 1))

@@ -11,10 +11,10 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.structures import Instances
 
-from ..checkpoint import Checkpointer, read_description
+from ..checkpoint import Checkpointer, read_metadata
 from ..config import add_asff_config
 from ..data import build_pixel_mapper, build_reader, check_input
-from ..data.checks.datasets import DEFAULT_CLASSES, class_count, known_classes, shorten
+from ..data.datasets.classes import DEFAULT_CLASSES, class_count, known_classes, shorten
 from .setup import (
     check_model,
     explain,
@@ -136,7 +136,7 @@ def resolve_detector(
     Raises:
         ValueError: naming the key or file, its value, and the fix.
     """
-    saved, names = read_description(weights)
+    saved, names = read_metadata(weights)
     if config is None:
         cfg = parse_config(saved, weights)
         merge_options(cfg, opts)

@@ -17,18 +17,17 @@ from detectron2.engine import default_argument_parser
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
 
-from ..config import add_asff_config
+from ..config import add_asff_config, choose
 from ..data import (
-    check_contents,
+    check_annotations,
     check_datasets,
     check_input,
     check_num_classes,
     check_same_classes,
     follow_classes,
-    register_sources,
-    resolve_sources,
+    register_custom_datasets,
+    resolve_custom_datasets,
 )
-from ..modeling.layers import choose
 from .launch import num_processes
 
 
@@ -107,8 +106,8 @@ def setup_datasets(cfg: CfgNode, config_file: str, names: Sequence[str]) -> None
     Raises:
         ValueError: naming the key, its value, and the fix.
     """
-    resolve_sources(cfg, config_file, names)
-    register_sources(cfg)
+    resolve_custom_datasets(cfg, config_file, names)
+    register_custom_datasets(cfg)
     check_same_classes(names)
     follow_classes(cfg, names)
 
@@ -185,8 +184,8 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
     check_input(cfg)
     check_weights(cfg, eval_only=eval_only, resume=resume)
     datasets = {"DATASETS.TEST": cfg.DATASETS.TEST}
-    if cfg.TEST.PICTURES < 0:
-        raise ValueError(f"TEST.PICTURES is {cfg.TEST.PICTURES}, but must be 0 (none) or more.")
+    if cfg.TEST.VIS_IMAGES < 0:
+        raise ValueError(f"TEST.VIS_IMAGES is {cfg.TEST.VIS_IMAGES}, but must be 0 (none) or more.")
     if not eval_only:
         check_solver(cfg, world_size)
         datasets["DATASETS.TRAIN"] = cfg.DATASETS.TRAIN
@@ -196,7 +195,7 @@ def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool
         check_datasets(names, key)
         check_num_classes(cfg, names)
         if int(os.getenv("RANK", "0")) == 0:  # of torchrun; else there is one process as yet
-            check_contents(names, key)
+            check_annotations(names, key)
 
 
 def check_model(cfg: CfgNode) -> None:

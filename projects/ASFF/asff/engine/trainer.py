@@ -17,17 +17,17 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..checkpoint import Checkpointer, describe_model
+from ..checkpoint import Checkpointer, model_metadata
 from ..data import build_test_loader, build_train_loader, load_training_dicts
 from ..data.build import resolve_seed
+from ..data.image_io import UnreadableImage
 from ..data.loader import TrainingLoader
-from ..data.reading import UnreadableImage
 from ..evaluation import Evaluator
-from ..modeling.drop_block import DropBlock, block_sizes
+from ..modeling.layers.drop_block import DropBlock, block_sizes
 from .launch import user_errors
-from .pictures import DrawPictures
 from .progress import ProgressPrinter
 from .train_step import TrainStep
+from .visualize import DrawPictures
 
 
 class Trainer(DefaultTrainer):
@@ -58,7 +58,7 @@ class Trainer(DefaultTrainer):
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.checkpointer.about = describe_model(cfg)
+        self.checkpointer.about = model_metadata(cfg)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -66,7 +66,7 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         hooks = super().build_hooks()
-        if self.cfg.TEST.PICTURES and self.cfg.DATASETS.TEST:
+        if self.cfg.TEST.VIS_IMAGES and self.cfg.DATASETS.TEST:
             # With the evaluation, before the writers that the first process alone has.
             evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
             hooks.insert(evaluation + 1, DrawPictures(self.cfg))

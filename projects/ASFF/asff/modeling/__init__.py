@@ -1,12 +1,12 @@
 """The detector: bottom-ups, neck, fusion, head, matching, losses and the meta-architecture."""
 
-from .asff_fpn import ASFFFPN
-from .darknet import DarkNet, build_darknet_backbone
-from .fusion import FUSIONS, AdaptiveFusion, PyramidFusion, Resize
-from .mobilenet import MobileNetV2, build_mobilenetv2_backbone
-from .pyramid import YOLOv3Pyramid
-from .timm_backbone import TimmBackbone, build_timm_backbone
-from .yolov3 import YOLOv3
+from .backbone.darknet import DarkNet, build_darknet_backbone
+from .backbone.mobilenet import MobileNetV2, build_mobilenetv2_backbone
+from .backbone.pyramid import YOLOv3Pyramid
+from .backbone.timm_backbone import TimmBackbone, build_timm_backbone
+from .fusion.asff_fpn import ASFFFPN
+from .fusion.pyramid_fusion import FUSIONS, AdaptiveFusion, PyramidFusion, Resize
+from .yolov3.detector import YOLOv3
 
 __all__ = [
     "ASFFFPN",

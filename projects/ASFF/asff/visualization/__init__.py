@@ -2,16 +2,14 @@
 
 from .detections import draw_boxes, draw_detections, draw_instances
 from .fusion_figure import draw_fusion
-from .fusion_maps import FusionRecorder, FusionView, view_fusion
+from .gradient_figure import draw_gradients
 from .samples import draw_samples
 
 __all__ = [
-    "FusionRecorder",
-    "FusionView",
     "draw_boxes",
     "draw_detections",
     "draw_fusion",
+    "draw_gradients",
     "draw_instances",
     "draw_samples",
-    "view_fusion",
 ]

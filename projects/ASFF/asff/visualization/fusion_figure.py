@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..analysis.fusion_maps import FusionView
 from .detections import draw_boxes, resize
-from .fusion_maps import FusionView
 from .overlay import COLORS, brightness
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from tabulate import tabulate
 
-from ..data.checks.inspection import Findings
-from ..data.formats.content import Content
+from ..data.datasets.content import Content
+from ..data.datasets.inspection import Findings
 
 BAR_WIDTH = 30
 

@@ -1,0 +1,1 @@
+"""Comparison of configs over several seeds: runs, costs, table and plot."""

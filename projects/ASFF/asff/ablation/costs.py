@@ -1,0 +1,121 @@
+"""What the configs of an ablation cost: parameters, multiply-adds, latency beside the first."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.analysis import FlopCountAnalysis, parameter_count
+from fvcore.nn.jit_handles import conv_flop_count, get_shape
+from torch import nn
+from tqdm import tqdm, trange
+
+from ..data import build_test_loader
+from ..engine import Trainer
+from ..engine.setup import load_config, resolve_device, resolve_sync_norm, setup_datasets
+from .records import describe_hardware
+from .runs import Grid, find_config, read_json
+
+WARM_UP, ROUNDS = 3, 50
+
+
+def measure_costs(grid: Grid) -> dict:
+    """Costs of all configs, for the first image of the test set, as a run's evaluation sees it.
+
+    They are of networks with random weights: those find fewer boxes to suppress than trained ones.
+
+    Returns:
+        ``configs``: by config file, its ``image`` (height and width in pixels), ``parameters``,
+        ``multiply_adds``, the operations ``not_counted``, ``latency_ms`` and ``latency_ratio`` to
+        the first config; and what latency depends on.
+    """
+    torch.set_num_threads(grid.threads)
+    cfgs = [build_cfg(file, grid.opts) for file in grid.config_files]
+    models = [Trainer.build_model(cfg).eval() for cfg in tqdm(cfgs, desc="building")]
+    inputs = [next(iter(build_test_loader(cfg, cfg.DATASETS.TEST[0]))) for cfg in cfgs]
+    costs = [count_operations(model, x) for model, x in zip(models, inputs)]
+    times = time_interleaved(models, inputs)
+    for cost, x, seconds in zip(costs, inputs, times):
+        # Of each round, so that the load of the machine cancels.
+        ratios = [own / first for own, first in zip(seconds, times[0])]
+        cost["image"] = list(x[0]["image"].shape[1:])
+        cost["latency_ms"] = round(1e3 * statistics.median(seconds), 2)
+        cost["latency_ratio"] = round(statistics.median(ratios), 3)
+    return {
+        "configs": dict(zip(grid.config_files, costs)),
+        "hardware": describe_hardware(cfgs[0].MODEL.DEVICE),
+        "threads": grid.threads,
+        "rounds": ROUNDS,
+        "date": date.today().isoformat(),
+    }
+
+
+def read_costs(folder: Path) -> dict:
+    """What :func:`measure_costs` has found before; empty where it has not been asked."""
+    file = folder / "costs.json"
+    keys = ("configs", "hardware", "threads", "rounds", "date")
+    return read_json(file, keys) if file.is_file() else {}
+
+
+def build_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
+    """A config as train_net.py resolves it for one process."""
+    path = find_config(config_file)
+    cfg = load_config(path, list(opts))
+    cfg.DATALOADER.NUM_WORKERS = 0  # for a single image
+    setup_datasets(cfg, path, cfg.DATASETS.TEST)
+    resolve_device(cfg, num_gpus=1)
+    resolve_sync_norm(cfg, world_size=1)
+    return cfg
+
+
+def count_operations(model: nn.Module, inputs: list[dict]) -> dict:
+    """Parameters and multiply-adds of a detector in evaluation, as fvcore counts them.
+
+    Returns:
+        ``parameters``, ``multiply_adds``, and ``not_counted``, names of operations that are not
+        known to fvcore. Those that work element by element are not counted either.
+    """
+    analysis = FlopCountAnalysis(model, inputs).set_op_handle(
+        "torchvision::deform_conv2d", count_deform_conv
+    )
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    analysis.tracer_warnings("none")
+    return {
+        "parameters": parameter_count(model)[""],
+        "multiply_adds": int(analysis.total()),
+        "not_counted": sorted(analysis.unsupported_ops()),
+    }
+
+
+def count_deform_conv(inputs: list, outputs: list) -> int:
+    """Multiply-adds of a deformable convolution but for its sampling: those of a plain one."""
+    x, weight, out = (get_shape(value) for value in (*inputs[:2], outputs[0]))
+    return conv_flop_count(x, weight, out)
+
+
+@torch.no_grad()
+def time_interleaved(
+    models: Sequence[nn.Module], inputs: Sequence[list[dict]]
+) -> list[list[float]]:
+    """Seconds of forward passes, by model and round; in each round every model has its turn."""
+    times = [[] for _ in models]
+    for step in trange(WARM_UP + ROUNDS, desc="latency", unit="round"):
+        for model, x, seconds in zip(models, inputs, times):
+            synchronize()
+            start = time.perf_counter()
+            model(x)
+            synchronize()
+            if step >= WARM_UP:
+                seconds.append(time.perf_counter() - start)
+    return times
+
+
+def synchronize() -> None:
+    """Wait for the device: it works on while Python goes ahead."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,49 @@
+"""The results of an ablation as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .table import CONFIDENCE, margin
+
+DOTS, MEANS = "#0072B2", "#D55E00"  # blue and vermillion, which no colour blindness confuses
+
+
+def draw_plot(table: dict, file: Path) -> None:
+    """AP of each config: of its seeds as dots, and their mean with its confidence interval.
+
+    Args:
+        table: see :func:`ablation_table.make_table`.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = table["rows"]
+    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.5 * len(rows)), layout="constrained")
+    for y, row in enumerate(rows):
+        values, mean = row["AP"]["values"], row["AP"]["mean"]
+        if mean is None:
+            continue
+        axes.plot(values, [y + 0.12] * len(values), "o", color=DOTS, alpha=0.7, label="a seed")
+        axes.errorbar(
+            mean,
+            y - 0.12,
+            xerr=margin(values),
+            fmt="D",
+            color=MEANS,
+            capsize=4,
+            label=f"mean, {CONFIDENCE:.0%} interval",
+        )
+    axes.set_yticks(range(len(rows)), [Path(row["config_file"]).stem for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row is at the top
+    axes.set_xlabel("AP (%)")
+    axes.grid(axis="x", alpha=0.3)
+    # Every row has the same two labels.
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        unique = dict(zip(labels, handles))
+        figure.legend(unique.values(), unique.keys(), loc="outside upper right", ncols=2)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)

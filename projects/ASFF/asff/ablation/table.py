@@ -1,0 +1,198 @@
+"""The results of an ablation, config by config: statistics over the seeds, as JSON and markdown."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from .runs import ROOT, Grid, relative_to_root
+
+METRICS = ("AP", "AP50", "APs", "APm", "APl")
+COMPARED = ("AP", "AP50")
+CONFIDENCE = 0.95
+
+# What is not known, as where COCO has no objects of a size, is None; so is all made from it.
+Values = Sequence["float | None"]
+
+
+def mean(values: Values) -> float | None:
+    return statistics.mean(values) if values and None not in values else None
+
+
+def deviation(values: Values) -> float | None:
+    """Standard deviation of a sample (n - 1)."""
+    return statistics.stdev(values) if len(values) > 1 and None not in values else None
+
+
+def margin(values: Values) -> float | None:
+    """Half the width of the confidence interval of the mean, by Student's t."""
+    from scipy.stats import t
+
+    spread = deviation(values)
+    if spread is None:
+        return None
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1))
+    return quantile * spread / math.sqrt(len(values))
+
+
+def make_table(folder: Path, grid: Grid, records: Sequence[dict], costs: dict) -> dict:
+    """All that the table tells.
+
+    Args:
+        records: of the finished runs; see :func:`ablation_records.write_record`.
+        costs: see :func:`ablation_costs.measure_costs`; may be empty.
+
+    Returns:
+        the command, what it ran on, and ``rows`` by config; see :func:`make_row`.
+    """
+    by_config = {file: {} for file in grid.config_files}
+    for record in records:
+        by_config[record["config_file"]][record["seed"]] = record["metrics"]
+    first = by_config[grid.config_files[0]]
+    rows = []
+    for file, metrics in by_config.items():
+        again = Path("output", f"{folder.resolve().name}_again")
+        row = {"config_file": file, "command": command(again, grid, [file])}
+        row.update(make_row(metrics, first if metrics is not first else {}))
+        row.update(costs.get("configs", {}).get(file, {}))
+        rows.append(row)
+    return {
+        "command": command(folder, grid, grid.config_files),
+        "seeds": grid.seeds,
+        "dates": sorted({record["date"] for record in records}),
+        **{
+            key: sorted({record[key] for record in records})
+            for key in ("hardware", "threads", "jobs")
+        },
+        "training_seconds": [x["training_seconds"] for x in records if x["training_seconds"]],
+        "costs": {key: value for key, value in costs.items() if key != "configs"},
+        "rows": rows,
+    }
+
+
+def make_row(metrics: dict[int, dict], first: dict[int, dict]) -> dict:
+    """Statistics of a config.
+
+    Args:
+        metrics: those of its runs, by seed.
+        first: those of the config to compare with, by seed.
+
+    Returns:
+        ``seeds``; by name of metric, ``values`` in their order, ``mean`` and ``std``; and
+        ``differences`` to the first, seed by seed: ``seeds``, ``mean``, ``low`` and ``high``.
+    """
+    seeds = sorted(metrics)
+    row = {"seeds": seeds, "differences": {}}
+    for name in METRICS:
+        values = [metrics[seed].get(name) for seed in seeds]
+        row[name] = {"values": values, "mean": mean(values), "std": deviation(values)}
+    common = [seed for seed in seeds if seed in first]
+    for name in COMPARED if common else ():
+        pairs = [(metrics[seed].get(name), first[seed].get(name)) for seed in common]
+        values = [None if None in pair else pair[0] - pair[1] for pair in pairs]
+        middle, half = mean(values), margin(values)
+        low, high = (None, None) if half is None else (middle - half, middle + half)
+        row["differences"][name] = {"seeds": common, "mean": middle, "low": low, "high": high}
+    return row
+
+
+def command(folder: Path, grid: Grid, config_files: Sequence[str]) -> str:
+    """The command that makes these results, from the repository's root."""
+    parts = ["python", "tools/ablate.py", relative_to_root(str(folder))]
+    parts += ["--config-files", *config_files, "--seeds", *map(str, grid.seeds)]
+    parts += ["--jobs", str(grid.jobs), "--threads", str(grid.threads)]
+    return shlex.join([*parts, *(["--opts", *grid.opts] if grid.opts else [])])
+
+
+def to_markdown(folder: Path, table: dict) -> str:
+    """The table as a page, with what it takes to repeat it."""
+    rows = table["rows"]
+    parts = [
+        f"# {folder.resolve().name}",
+        f"```bash\n{table['command']}\n```",
+        describe_runs(table),
+        draw_rows(folder, rows, len(table["seeds"])),
+        f"Mean ± standard deviation over the seeds. Δ: difference to the first row, seed by seed, "
+        f"with {CONFIDENCE:.0%} confidence interval (Student's t). n/a: too few seeds, or nothing "
+        "to measure in some run.",
+        *(describe_costs(table["costs"], rows) if table["costs"] else ()),
+        "![AP of each config](plot.png)",
+        "One row again:",
+        "```bash\n" + "\n".join(row["command"] for row in rows) + "\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def describe_runs(table: dict) -> str:
+    """What was run when and where, and how long it took."""
+    facts = {"Seeds": "seeds", "dates": "dates", "hardware": "hardware"}
+    facts |= {"threads of a run": "threads", "runs at a time": "jobs"}
+    known = {name: ", ".join(map(str, table[key])) for name, key in facts.items() if table[key]}
+    texts = [f"{name}: {values}" for name, values in known.items()]
+    minutes = [seconds / 60 for seconds in table["training_seconds"]]
+    if minutes:
+        texts.append(f"training steps of a run: {min(minutes):.1f} to {max(minutes):.1f} minutes")
+    return "; ".join(texts) + "."
+
+
+def describe_costs(costs: dict, rows: Sequence[dict]) -> list[str]:
+    """How the last columns came about."""
+    names = sorted({name for row in rows for name in row.get("not_counted", ())})
+    return [
+        "Multiply-adds are those that fvcore counts, for the first test image. Not counted: what "
+        "works element by element" + "".join(f", `{name}`" for name in names) + ".",
+        "Latency ratio: time of an evaluation of that image over the first row's, the median over "
+        f"{costs['rounds']} rounds in which every network has its turn; random weights; "
+        f"{costs['hardware']}; threads: {costs['threads']}; {costs['date']}.",
+    ]
+
+
+def draw_rows(folder: Path, rows: Sequence[dict], num_seeds: int) -> str:
+    headers = ["config", "seeds", *METRICS, *(f"Δ {name}" for name in COMPARED)]
+    headers += ["parameters (M)", "multiply-adds (G)", "latency ratio"]
+    lines = []
+    for row in rows:
+        seeds = f"{len(row['seeds'])} of {num_seeds}"
+        differences = (row["differences"].get(name) for name in COMPARED)
+        lines.append(
+            [
+                link(row["config_file"], folder),
+                seeds if len(row["seeds"]) < num_seeds else num_seeds,
+                *(show_estimate(row[name]) for name in METRICS),
+                *("" if row is rows[0] else show_difference(x) for x in differences),
+                show(row.get("parameters"), "{:.2f}", 1e6),
+                show(row.get("multiply_adds"), "{:.3f}", 1e9),
+                show(row.get("latency_ratio"), "{:.2f}"),
+            ]
+        )
+    align = ("left", *["right"] * (len(headers) - 1))
+    return tabulate(lines, headers, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def link(config_file: str, folder: Path) -> str:
+    """Name of a config, linked from the folder where it is in the repository."""
+    name, path = Path(config_file).stem, ROOT / config_file
+    return f"[{name}]({os.path.relpath(path, folder.resolve())})" if path.is_file() else name
+
+
+def show_estimate(estimate: dict) -> str:
+    text = show(estimate["mean"])
+    return text if estimate["std"] is None else f"{text} ± {estimate['std']:.1f}"
+
+
+def show_difference(difference: dict | None) -> str:
+    if difference is None or difference["mean"] is None:
+        return "n/a"
+    interval = [show(difference[end], "{:+.1f}") for end in ("low", "high")]
+    interval = "n/a" if difference["low"] is None else f"[{', '.join(interval)}]"
+    return f"{difference['mean']:+.1f} {interval}"
+
+
+def show(value: float | None, form: str = "{:.1f}", unit: float = 1.0) -> str:
+    return "n/a" if value is None else form.format(value / unit)

@@ -1,0 +1,1 @@
+"""Measured speed and memory of detectors, training and data."""

@@ -1,0 +1,76 @@
+"""MobileNetV2 (arXiv 1801.04381) as a Detectron2 bottom-up; the layers are torchvision's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v2
+
+from ..layers.conv import make_norm, msra_init
+
+# Index in torchvision's `features` of the last layer at strides 8, 16 and 32.
+LAST_LAYERS = {"res3": 6, "res4": 13, "res5": 18}
+STRIDES = {"res3": 8, "res4": 16, "res5": 32}
+
+
+class MobileNetV2(Backbone):
+    """MobileNetV2 up to its last 1x1 convolution, under torchvision's key names.
+
+    Features carry the names of Detectron2's ResNet: ``res3``, ``res4``, ``res5`` at strides 8, 16,
+    32 (with 32, 96, 1280 channels at width 1).
+
+    Args:
+        width: multiplier of the channels, as torchvision's ``width_mult``.
+        out_features: names of the features to return.
+        norm: a name of :func:`detectron2.layers.get_norm`.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: float = 1.0,
+        out_features: Sequence[str] = ("res3", "res4", "res5"),
+        norm: str = "BN",
+    ):
+        super().__init__()
+        unknown = set(out_features) - set(LAST_LAYERS)
+        if unknown:
+            raise ValueError(
+                f"MODEL.MOBILENETV2.OUT_FEATURES has {sorted(unknown)}; "
+                f"the features are {', '.join(LAST_LAYERS)}."
+            )
+        network = mobilenet_v2(
+            weights=None,
+            width_mult=width,
+            norm_layer=lambda channels: make_norm(norm, channels) or nn.Identity(),
+        )
+        self.features = network.features
+        self._out_features = list(out_features)
+        self._out_feature_strides = STRIDES
+        self._out_feature_channels = {
+            name: self.features[index].out_channels for name, index in LAST_LAYERS.items()
+        }
+        msra_init(self, "relu6")
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Map images (N, 3, H, W) to ``{name: (N, C, H / stride, W / stride)}``."""
+        names = {LAST_LAYERS[name]: name for name in self._out_features}
+        outputs = {}
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in names:
+                outputs[names[index]] = x
+        return outputs
+
+
+@BACKBONE_REGISTRY.register()
+def build_mobilenetv2_backbone(cfg, input_shape: ShapeSpec) -> MobileNetV2:
+    """Build a :class:`MobileNetV2` from ``cfg.MODEL.MOBILENETV2``."""
+    return MobileNetV2(
+        width=cfg.MODEL.MOBILENETV2.WIDTH,
+        out_features=cfg.MODEL.MOBILENETV2.OUT_FEATURES,
+        norm=cfg.MODEL.MOBILENETV2.NORM,
+    )

@@ -1,0 +1,230 @@
+"""YOLOv3 as a Detectron2 meta-architecture (paper 3.1, 3.4).
+
+Shape letters: N images, K classes, R rows of the dense output (see anchors.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import batched_nms
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from ..backbone.pyramid import build_pyramid
+from .adjacent_ignore import build_adjacent_ignore
+from .anchor_generator import YOLOv3AnchorGenerator
+from .box_regression import to_corners
+from .head import DensePredictions, YOLOv3Head
+from .letterbox import letterbox, undo_letterbox
+from .losses import YOLOv3Losses
+from .matcher import GroundTruth, Matches, YOLOv3Matcher
+
+
+@META_ARCH_REGISTRY.register()
+class YOLOv3(DenseDetector):
+    """The one-stage detector of the paper; see :class:`DenseDetector` for its inputs and outputs.
+
+    Args:
+        backbone: bottom-up, neck and fusion; its features come coarsest first.
+        head: maps the features to :class:`DensePredictions`.
+        matcher: assigns truths to rows.
+        losses: computes the loss terms.
+        pixel_mean, pixel_std: of the input channels.
+        score_thresh: boxes whose score (objectness x class probability) is lower are dropped.
+        topk_candidates: boxes of an image that enter NMS.
+        nms_thresh: IoU above which the lower scored box of a class is dropped.
+        max_detections_per_image: detections kept after NMS.
+        multi_label: let a box be detected as each of its classes, not as the best alone.
+        letterbox_test: in evaluation, put images in the middle of a grey square; see letterbox.py.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        head: nn.Module,
+        matcher: YOLOv3Matcher,
+        losses: YOLOv3Losses,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        score_thresh: float = 0.01,
+        topk_candidates: int = 1000,
+        nms_thresh: float = 0.6,
+        max_detections_per_image: int = 100,
+        multi_label: bool = False,
+        letterbox_test: bool = False,
+    ):
+        super().__init__(
+            backbone,
+            head,
+            list(backbone.output_shape()),
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+        )
+        self.matcher = matcher
+        self.compute_losses = losses
+        self.score_thresh = score_thresh
+        self.topk_candidates = topk_candidates
+        self.nms_thresh = nms_thresh
+        self.max_detections_per_image = max_detections_per_image
+        self.multi_label = multi_label
+        self.letterbox_test = letterbox_test
+
+    @classmethod
+    def from_config(cls, cfg):
+        options = cfg.MODEL.YOLOV3
+        if options.LETTERBOX_TEST and cfg.INPUT.SQUARE:
+            raise ValueError(
+                "MODEL.YOLOV3.LETTERBOX_TEST is True, but has no effect while INPUT.SQUARE is True "
+                "and squashes images to squares. Set one of them to False."
+            )
+        backbone = build_pyramid(cfg)
+        shapes = backbone.output_shape().values()
+        anchors = YOLOv3AnchorGenerator(
+            options.ANCHORS[::-1],
+            [shape.stride for shape in shapes],
+            anchor_free=options.ANCHOR_FREE,
+        )
+        head = YOLOv3Head(
+            in_channels=[shape.channels for shape in shapes],
+            anchors=anchors,
+            num_classes=options.NUM_CLASSES,
+            width=options.NECK.WIDTH,
+            guided_anchoring=options.GUIDED_ANCHORING,
+            feature_adaption=options.FEATURE_ADAPTION,
+            rfb=options.RFB,
+            norm=options.NORM,
+            activation=options.ACTIVATION,
+        )
+        return {
+            "backbone": backbone,
+            "head": head,
+            "matcher": YOLOv3Matcher(
+                anchors,
+                ignore_thresh=options.IGNORE_THRESH,
+                adjacent_ignore=build_adjacent_ignore(cfg, anchors),
+            ),
+            "losses": YOLOv3Losses(
+                options.NUM_CLASSES,
+                iou_loss=options.IOU_LOSS,
+                label_smoothing=options.LABEL_SMOOTHING,
+                max_smoothing=options.MAX_SMOOTHING,
+                weight_all_losses=options.WEIGHT_ALL_LOSSES,
+            ),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "score_thresh": options.SCORE_THRESH_TEST,
+            "topk_candidates": options.TOPK_CANDIDATES_TEST,
+            "nms_thresh": options.NMS_THRESH_TEST,
+            "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "multi_label": options.MULTI_LABEL_TEST,
+            "letterbox_test": options.LETTERBOX_TEST,
+        }
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Tensor]]) -> ImageList:
+        """Normalise, pad and batch the images; their sizes are those without the padding."""
+        if self.training or not self.letterbox_test:
+            return super().preprocess_image(batched_inputs)
+        images = [x["image"] for x in batched_inputs]
+        squares = letterbox(images, self.backbone.size_divisibility)
+        batch = super().preprocess_image([{"image": square} for square in squares])
+        return ImageList(batch.tensor, [tuple(image.shape[-2:]) for image in images])
+
+    def forward_training(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: DensePredictions,
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        # The loss sums are large and the IoUs small differences: float32, also under autocast.
+        with torch.autocast(self.device.type, enabled=False):
+            truths = GroundTruth.from_instances(gt_instances)
+            matches = self.label_anchors(predictions, truths)
+            height, width = images.tensor.shape[-2:]
+            return self.losses(predictions, matches, truths, float(height * width))
+
+    def label_anchors(self, predictions: DensePredictions, truths: GroundTruth) -> Matches:
+        """Decide which rows answer for which truths; no gradient passes."""
+        return self.matcher(predictions, truths)
+
+    def losses(
+        self,
+        predictions: DensePredictions,
+        matches: Matches,
+        truths: GroundTruth,
+        image_area: float,
+    ) -> dict[str, Tensor]:
+        """The ``loss_*`` terms, to be summed."""
+        return self.compute_losses(predictions, matches, truths, image_area)
+
+    def forward_dense(self, images: Tensor) -> Tensor:
+        """Predict all boxes of a batch, before any threshold.
+
+        Args:
+            images: (N, 3, H, W), normalised; H and W divisible by 32.
+
+        Returns:
+            (N, R, 5 + K): cx, cy, w, h in input pixels, objectness and class probabilities. AnchorGrid
+            run over strides 32, 16, 8, then slots (the anchor-free one last), then y, then x.
+
+        Raises:
+            ValueError: H or W is not divisible by 32.
+        """
+        height, width = images.shape[-2:]
+        divisor = self.backbone.size_divisibility
+        if height % divisor or width % divisor:
+            raise ValueError(
+                f"The input is {height}x{width} pixels; height and width must be divisible by "
+                f"{divisor}. Pad or resize it (INPUT.TRAIN_SIZES, INPUT.TEST_SIZE)."
+            )
+        return dense_output(self.head(list(self.backbone(images).values())))
+
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: DensePredictions
+    ) -> list[Instances]:
+        results = [
+            self.inference_single_image(dense, size)
+            for dense, size in zip(dense_output(predictions), images.image_sizes)
+        ]
+        if self.letterbox_test:
+            for result in results:
+                undo_letterbox(result.pred_boxes, result.image_size, images.tensor.shape[-1])
+        return results
+
+    def inference_single_image(self, dense: Tensor, image_size: tuple[int, int]) -> Instances:
+        """Turn the dense output (R, 5 + K) of an image into its detections, best first."""
+        scores = dense[:, 4:5] * dense[:, 5:]  # (R, K)
+        if not self.multi_label:
+            best = scores.argmax(dim=1, keepdim=True)
+            scores = torch.zeros_like(scores).scatter_(1, best, scores.gather(1, best))
+        rows, classes = (scores > self.score_thresh).nonzero(as_tuple=True)
+        scores, order = scores[rows, classes].sort(descending=True, stable=True)
+        order = order[: self.topk_candidates]
+        scores = scores[: self.topk_candidates]
+        classes, boxes = classes[order], to_corners(dense[rows[order], :4])
+        keep = batched_nms(boxes, scores, classes, self.nms_thresh)
+        keep = keep[: self.max_detections_per_image]
+        result = Instances(image_size)
+        result.pred_boxes = Boxes(boxes[keep])
+        result.scores = scores[keep]
+        result.pred_classes = classes[keep]
+        return result
+
+
+def dense_output(predictions: DensePredictions) -> Tensor:
+    """Decode to (N, R, 5 + K): boxes (cx, cy, w, h) in pixels, objectness, class probabilities."""
+    return torch.cat(
+        [
+            predictions.boxes(),
+            predictions.obj_logits.sigmoid()[..., None],
+            predictions.cls_logits.sigmoid(),
+        ],
+        dim=-1,
+    )

@@ -1,0 +1,215 @@
+"""The YOLOv3 head with guided anchoring (arXiv 1901.03278): first shapes, then boxes and classes.
+
+Shape letters: N images, A slots of a level, H and W of a level, K classes, R rows (see anchors.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import DeformConv2d
+
+from ..layers.conv import conv_norm_act, msra_init, scale_channels
+from ..layers.rfb import ReceptiveFieldBlock
+from .anchor_generator import AnchorGrid
+from .box_regression import apply_deltas, predict_anchors
+
+
+@dataclass
+class DensePredictions:
+    """What the head says of every row, in float32.
+
+    Attributes:
+        box_logits: (N, R, 4), see :func:`asff.modeling.box_transform.apply_deltas`.
+        obj_logits: (N, R).
+        cls_logits: (N, R, K).
+        shape_logits: (N, R, 2), logarithms of the predicted anchor over the base anchor, or None
+            without guided anchoring.
+        rows: base anchor, cell and stride of every row.
+    """
+
+    box_logits: Tensor
+    obj_logits: Tensor
+    cls_logits: Tensor
+    shape_logits: Tensor | None
+    rows: AnchorGrid
+
+    def anchors(self) -> Tensor:
+        """(N, R, 2) predicted anchors, or the (R, 2) base anchors, in pixels."""
+        if self.shape_logits is None:
+            return self.rows.anchors
+        return predict_anchors(self.shape_logits, self.rows.anchors)
+
+    def boxes(self) -> Tensor:
+        """(N, R, 4) decoded boxes: cx, cy, w, h in pixels."""
+        return apply_deltas(self.box_logits, self.anchors(), self.rows.cells, self.rows.strides)
+
+
+class FeatureAdaption(nn.Module):
+    """Deformable convolution whose offsets follow from the predicted shapes (guided anchoring).
+
+    From the authors' code: there are as many offset groups as slots (where they divide the
+    channels), and the shape logits are detached, so that this path does not train the shapes.
+
+    Args:
+        channels: of the feature.
+        num_anchors: A.
+        rfb: widen the receptive field of the feature first (ASFF*).
+    """
+
+    def __init__(self, channels: int, num_anchors: int, *, rfb: bool = False):
+        super().__init__()
+        self.rfb = ReceptiveFieldBlock(channels) if rfb else nn.Identity()
+        groups = math.gcd(channels, num_anchors)
+        self.offset = nn.Conv2d(2 * num_anchors, 2 * 9 * groups, 1, groups=groups)
+        self.deform = DeformConv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, shape_logits: Tensor) -> Tensor:
+        """Adapt features (N, C, H, W) to shape logits (N, 2 A, H, W)."""
+        # The sampling needs float32, also under autocast.
+        with torch.autocast(x.device.type, enabled=False):
+            # At a NaN the sampling reads outside of its memory: the process would just die.
+            offsets = self.offset(shape_logits.detach().float()).nan_to_num()
+            return self.deform(self.rfb(x.float()), offsets).to(x.dtype)
+
+
+class YOLOv3HeadLevel(nn.Module):
+    """The head at one level.
+
+    Args:
+        in_channels, channels: of the level's feature, and of the 3x3 convolution that widens it.
+        num_anchors: A.
+        guided_anchoring: predict the anchors' shapes.
+        feature_adaption: adapt the feature to the shapes; needs ``guided_anchoring``.
+        rfb: widen the receptive field before; needs ``feature_adaption``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_anchors: int,
+        num_classes: int,
+        *,
+        guided_anchoring: bool,
+        feature_adaption: bool,
+        rfb: bool,
+        norm: str,
+        activation: str,
+    ):
+        super().__init__()
+        self.num_anchors = num_anchors
+        self.num_classes = num_classes
+        self.conv = conv_norm_act(in_channels, channels, 3, norm=norm, activation=activation)
+        self.shape = nn.Conv2d(channels, 2 * num_anchors, 1) if guided_anchoring else None
+        self.adaption = None
+        if feature_adaption:
+            self.adaption = FeatureAdaption(channels, num_anchors, rfb=rfb)
+        self.predict = nn.Conv2d(channels, num_anchors * (5 + num_classes), 1)
+        self.init_weights(activation)
+
+    def init_weights(self, activation: str) -> None:
+        msra_init(self, activation)
+        # Predictions hardly depend on the image at first, as in RetinaNet.
+        if self.shape is not None:
+            nn.init.normal_(self.shape.weight, std=0.01)
+        nn.init.normal_(self.predict.weight, std=0.01)
+        if self.adaption is not None:
+            nn.init.normal_(self.adaption.offset.weight, std=0.01)
+            # No activation follows.
+            nn.init.kaiming_normal_(self.adaption.deform.weight, nonlinearity="linear")
+            nn.init.zeros_(self.adaption.deform.bias)
+            if isinstance(self.adaption.rfb, ReceptiveFieldBlock):
+                self.adaption.rfb.init_weights()
+        # Of ten thousands of rows a handful are objects. Start from there (as RetinaNet does), or
+        # the first loss, a sum over all rows, is in the ten thousands and its step ruins all.
+        bias = torch.zeros(self.num_anchors, 5 + self.num_classes)
+        bias[:, 4] = -math.log(1000.0)
+        bias[:, 5:] = -math.log(self.num_classes)
+        self.predict.bias.data.copy_(bias.flatten())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map (N, C, H, W) to logits (N, A (5 + K), H, W), shape logits (N, 2 A, H, W) or None."""
+        x = self.conv(x)
+        shape_logits = self.shape(x) if self.shape is not None else None
+        if self.adaption is not None:
+            x = self.adaption(x, shape_logits)
+        return self.predict(x), shape_logits
+
+
+class YOLOv3Head(nn.Module):
+    """The heads of all levels, their outputs laid out as rows.
+
+    Args:
+        in_channels: of the levels, coarsest first.
+        anchors: an :class:`asff.modeling.anchors.YOLOv3AnchorGenerator`.
+        width: multiplier of the channels, which are 1024, 512, 256 from the coarsest level on.
+        others: see :class:`YOLOv3HeadLevel`.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: Sequence[int],
+        anchors: nn.Module,
+        num_classes: int,
+        width: float = 1.0,
+        guided_anchoring: bool = True,
+        feature_adaption: bool = True,
+        rfb: bool = False,
+        norm: str = "BN",
+        activation: str = "leaky_relu",
+    ):
+        super().__init__()
+        if feature_adaption and not guided_anchoring:
+            raise ValueError(
+                "MODEL.YOLOV3.FEATURE_ADAPTION is True but MODEL.YOLOV3.GUIDED_ANCHORING is False: "
+                "features are adapted to predicted shapes. Switch both on, or the first off."
+            )
+        if rfb and not feature_adaption:
+            raise ValueError(
+                "MODEL.YOLOV3.RFB is True but MODEL.YOLOV3.FEATURE_ADAPTION is False, of which the "
+                "receptive field block is a part. Switch both on, or the first off."
+            )
+        self.anchors = anchors
+        self.num_classes = num_classes
+        self.levels = nn.ModuleList(
+            YOLOv3HeadLevel(
+                channels,
+                scale_channels(1024 / 2**level, width),
+                slots,
+                num_classes,
+                guided_anchoring=guided_anchoring,
+                feature_adaption=feature_adaption,
+                rfb=rfb,
+                norm=norm,
+                activation=activation,
+            )
+            for level, (channels, slots) in enumerate(zip(in_channels, anchors.num_anchors))
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> DensePredictions:
+        """Predict from the levels' features, coarsest first."""
+        outputs = [level(x) for level, x in zip(self.levels, features)]
+        logits = torch.cat(
+            [flatten_anchors(out, 5 + self.num_classes) for out, _ in outputs], dim=1
+        )
+        box_logits, obj_logits, cls_logits = logits.split([4, 1, self.num_classes], dim=-1)
+        shape_logits = None
+        if outputs[0][1] is not None:
+            shape_logits = torch.cat([flatten_anchors(shape, 2) for _, shape in outputs], dim=1)
+        sizes = [tuple(x.shape[-2:]) for x in features]
+        return DensePredictions(
+            box_logits, obj_logits.squeeze(-1), cls_logits, shape_logits, self.anchors(sizes)
+        )
+
+
+def flatten_anchors(x: Tensor, num_values: int) -> Tensor:
+    """(N, A x values, H, W) to (N, A H W, values), in float32."""
+    images, _, height, width = x.shape
+    x = x.float().view(images, -1, num_values, height * width)
+    return x.transpose(2, 3).reshape(images, -1, num_values)

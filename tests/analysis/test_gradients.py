@@ -1,0 +1,346 @@
+"""Gradient consistency: Equations 5 and 6, the parts of the loss, and the numbers made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from asff.analysis.gradients import (
+    GradientProbe,
+    LevelGradients,
+    detached_weights,
+    measure_gradients,
+    recorded_weights,
+    summarize,
+)
+from asff.modeling import YOLOv3
+from asff.modeling.fusion.pyramid_fusion import FUSIONS, AdaptiveFusion, PyramidFusion, SumFusion
+from asff.modeling.yolov3.matcher import Matches
+from asff.visualization.gradient_figure import Measurement, draw_gradients, gradient_table
+from asff.visualization.samples import COLORS
+from tests.helpers import TINY_DARKNET, detector_cfg, make_instances
+from tests.modeling.oracle import Layout
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+LINEAR = {"norm": "", "activation": ""}
+LEVELS, CHANNELS, HEIGHT, WIDTH = 3, 6, 4, 5  # of the fusions with identity resizing
+STRIDES = (32, 16, 8)
+SIZE = (96, 128)  # height and width of the images
+# Of strides 32, 16, and three of 8: the first two of these have their centres in one cell, with a
+# slot for each; the last has it in the cell of the first box.
+BOXES = ([4, 4, 124, 92], [10, 10, 50, 70], [60, 60, 72, 74], [50, 58, 83, 77], [64, 34, 76, 46])
+
+
+class IdentityCase:
+    """A fusion whose resizing is the identity, and a random loss L(y^1, y^2, y^3).
+
+    Attributes:
+        levels: the features x^l (2, C, H, W), in float64.
+        outer: the gradients of L by y^l.
+        full: those by x^l; fixed: the same with detached weights.
+    """
+
+    def __init__(self, operation: type[nn.Module]):
+        torch.manual_seed(0)
+        # Levels of one stride and of as many channels need no resizing.
+        self.fusion = PyramidFusion(
+            operation, in_channels=[CHANNELS] * LEVELS, strides=[8] * LEVELS, **LINEAR
+        ).double()
+        shape = (2, CHANNELS, HEIGHT, WIDTH)
+        self.levels = [torch.randn(shape).double().requires_grad_() for _ in range(LEVELS)]
+        slopes = torch.randn(LEVELS, *shape).double()
+        with recorded_weights(self.fusion) as self.weights:
+            fused = self.fusion(self.levels)
+        loss = self.loss(fused, slopes)
+        self.outer = torch.autograd.grad(loss, fused, retain_graph=True)
+        self.full = torch.autograd.grad(loss, self.levels)
+        with detached_weights(self.fusion):
+            loss = self.loss(self.fusion(self.levels), slopes)
+        self.fixed = torch.autograd.grad(loss, self.levels)
+
+    @staticmethod
+    def loss(fused: Sequence[Tensor], slopes: Tensor) -> Tensor:
+        y1, y2, y3 = fused
+        return (slopes * torch.stack(fused)).sum() + (y1 * y2 * y3).sum() + (y1**3).sum()
+
+
+@pytest.fixture(scope="module")
+def adaptive() -> IdentityCase:
+    return IdentityCase(partial(AdaptiveFusion, weight_channels=2, **LINEAR))
+
+
+def test_equation_6(adaptive):
+    """dL/dx^1_ij = sum over n of alpha^n_ij dL/dy^n_ij, at every place."""
+    for level in range(LEVELS):
+        for place in torch.cartesian_prod(
+            torch.arange(2), torch.arange(HEIGHT), torch.arange(WIDTH)
+        ):
+            image, y, x = place.tolist()
+            expected = sum(
+                adaptive.weights[n][image, level, y, x].double() * adaptive.outer[n][image, :, y, x]
+                for n in range(LEVELS)
+            )
+            found = adaptive.fixed[level][image, :, y, x]
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_equation_6_leaves_out_the_way_through_the_weights(adaptive):
+    """By hand: lambda is linear in x, and d alpha_m / d lambda_k = alpha_m ([m = k] - alpha_k)."""
+    for level in range(LEVELS):
+        expected = torch.zeros_like(adaptive.levels[level])
+        for n, fuse in enumerate(adaptive.fusion.fuse):
+            alpha = adaptive.weights[n].double()
+            # What y^n gains from more weight of level m: x^m . dL/dy^n, (2, H, W).
+            gain = [(x.detach() * adaptive.outer[n]).sum(dim=1) for x in adaptive.levels]
+            kernel = fuse.logits.weight.detach()[:, :, 0, 0]  # (L, L 2)
+            compress = fuse.compress[level].weight.detach()[:, :, 0, 0]  # (2, C)
+            for k in range(LEVELS):
+                by_lambda = sum(
+                    gain[m] * alpha[:, m] * (int(m == k) - alpha[:, k]) for m in range(LEVELS)
+                )
+                by_x = kernel[k, 2 * level : 2 * level + 2] @ compress  # d lambda_k / d x, (C,)
+                expected += by_lambda[:, None] * by_x[None, :, None, None]
+        found = adaptive.full[level] - adaptive.fixed[level]
+        assert found.abs().max() > 0.1
+        # The weights are in float32.
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_equation_5():
+    """A sum: dL/dx^1_ij = dL/dy^1_ij + dL/dy^2_ij + dL/dy^3_ij."""
+    case = IdentityCase(SumFusion)
+    assert case.weights == []
+    for level in range(LEVELS):
+        torch.testing.assert_close(case.full[level], sum(case.outer), rtol=0, atol=1e-6)
+
+
+def test_hooks_are_gone_afterwards(adaptive):
+    again = adaptive.fusion(adaptive.levels)
+    loss = sum(y.square().sum() for y in again)
+    loss.backward()
+    assert all(fuse.logits.weight.grad.abs().sum() > 0 for fuse in adaptive.fusion.fuse)
+    assert len(adaptive.weights) == LEVELS
+
+
+def make_model(fusion: str) -> YOLOv3:
+    """A tiny detector in training mode, some of whose rows are sure of an object."""
+    torch.manual_seed(0)
+    options = ("MODEL.YOLOV3.FUSION.NAME", fusion, "MODEL.YOLOV3.IGNORE_THRESH", 0.3)
+    model = YOLOv3(detector_cfg(*TINY_DARKNET, *options)).train()
+    for level in model.head.levels:
+        nn.init.normal_(level.predict.weight, std=0.05)
+        nn.init.normal_(level.predict.bias)
+    return model
+
+
+def make_batch(*boxes: Sequence[Sequence[float]]) -> list[dict]:
+    """An image of noise for each list of boxes."""
+    torch.manual_seed(1)
+    return [
+        {
+            "image": torch.randint(256, (3, *SIZE), dtype=torch.uint8),
+            "instances": make_instances(x, range(len(x)), image_size=SIZE),
+        }
+        for x in boxes
+    ]
+
+
+def slow_masks(matches: Matches, level: int) -> tuple[Tensor, Tensor]:
+    """(N, R) each: positives of a level, and negatives of the others at the same places."""
+    stride, rows = STRIDES[level], Layout(*SIZE).rows
+    own, others = torch.zeros(2, *matches.obj_targets.shape, dtype=torch.bool)
+    for image, targets in enumerate(matches.obj_targets.tolist()):
+        cells = set()
+        for number, row in enumerate(rows):
+            if row.stride == stride and targets[number] == 1:
+                own[image, number] = True
+                cells.add((row.x, row.y))
+        for number, row in enumerate(rows):
+            large = max(row.stride, stride)
+            inside = {(x * stride // large, y * stride // large) for x, y in cells}
+            place = row.x * row.stride // large, row.y * row.stride // large
+            if row.stride != stride and targets[number] == 0 and place in inside:
+                others[image, number] = True
+    return own, others
+
+
+def the_rest(matches: Matches, level: int) -> Matches:
+    """What is neither a positive of the level nor a negative of others at the same places."""
+    own, others = slow_masks(matches, level)
+    strides = torch.tensor([row.stride for row in Layout(*SIZE).rows])
+    return replace(
+        matches,
+        positive=matches.positive & ~own.gather(1, matches.row),
+        shape_positive=matches.shape_positive
+        & (strides[matches.shape_anchor_idx] != STRIDES[level]),
+        obj_weights=matches.obj_weights * ~(own | others),
+    )
+
+
+@pytest.fixture(scope="module", params=FUSIONS)
+def probe(request: pytest.FixtureRequest) -> GradientProbe:
+    return GradientProbe(make_model(request.param), make_batch(BOXES, [], BOXES[:2]))
+
+
+def test_positives_are_where_the_boxes_say(probe):
+    found = [probe.positive_cells(level).nonzero().tolist() for level in range(3)]
+    # Image, y and x of the cells that hold the centres: x, y are (64, 48); (30, 40); (70, 40), then
+    # (66, 67) and (66.5, 67.5).
+    assert found == [[[0, 1, 2], [2, 1, 2]], [[0, 2, 1], [2, 2, 1]], [[0, 5, 8], [0, 8, 8]]]
+    assert probe.matches.obj_targets.sum() == 7
+
+
+def test_negatives_are_at_the_same_places(probe):
+    for level in range(3):
+        own, others = slow_masks(probe.matches, level)
+        weights = probe.matches.obj_weights
+        assert torch.equal(probe.positives_of(level).obj_weights, weights * own)
+        negatives = probe.negatives_beside(level)
+        assert torch.equal(negatives.obj_weights, weights * others)
+        assert others.any() and not negatives.positive.any() and not negatives.shape_positive.any()
+        assert (weights[others] == 0).any()  # ignored rows say nothing
+
+
+def total_gradients(model: YOLOv3, batch: list[dict]) -> Iterator[Tensor]:
+    """Gradients of a training step's whole loss by the features x^l, cut off from the neck."""
+    leaves = []
+
+    def cut(neck: nn.Module, inputs: tuple, levels: list[Tensor]) -> list[Tensor]:
+        leaves.extend(x.detach().requires_grad_() for x in levels)
+        return leaves
+
+    hook = model.backbone.neck.register_forward_hook(cut)
+    losses = model(batch)
+    hook.remove()
+    sum(losses.values()).backward()
+    return (x.grad.movedim(1, -1).double() for x in leaves)
+
+
+def test_parts_add_up_to_the_whole_gradient(probe):
+    totals = total_gradients(probe.model, make_batch(BOXES, [], BOXES[:2]))
+    for level, total in enumerate(totals):
+        parts = [
+            probe.gradient(level, matches, probe.predictions)
+            for matches in (
+                probe.positives_of(level),
+                probe.negatives_beside(level),
+                the_rest(probe.matches, level),
+            )
+        ]
+        scale = total.abs().max()
+        assert all(part.abs().max() > 1e-6 * scale for part in parts[::2])
+        torch.testing.assert_close(sum(parts) / scale, total / scale, rtol=1e-4, atol=1e-5)
+
+
+def slow_weight(weights: Tensor, size: Sequence[int], y: int, x: int) -> float:
+    """Of a map (H, W): the value that covers a cell of a map of ``size``, or the mean inside it."""
+    (height, width), (rows, columns) = weights.shape, size
+    if height <= rows:
+        return weights[y * height // rows, x * width // columns].item()
+    step = height // rows
+    return weights[step * y : step * (y + 1), step * x : step * (x + 1)].mean().item()
+
+
+def test_numbers_of_a_batch(probe):
+    """Against a loop over the cells."""
+    adaptive = any(isinstance(x, AdaptiveFusion) for x in probe.model.modules())
+    measured = measure_gradients(probe.model, [make_batch(BOXES, [], BOXES[:2])])
+    for level, numbers in enumerate(measured):
+        own, others, fixed = (
+            probe.gradient(level, matches, predictions)
+            for matches, predictions in (
+                (probe.positives_of(level), probe.predictions),
+                (probe.negatives_beside(level), probe.predictions),
+                (probe.negatives_beside(level), probe.equation6 or probe.predictions),
+            )
+        )
+        cells = probe.positive_cells(level).nonzero().tolist()
+        norms = [(own[i, y, x].norm().item(), others[i, y, x].norm().item()) for i, y, x in cells]
+        dots = [(own[i, y, x] @ others[i, y, x]).item() for i, y, x in cells]
+        means = [sum(values) / len(cells) for values in zip(*norms)]
+        assert numbers.stride == STRIDES[level] and numbers.positives == (2, 2, 3)[level]
+        assert [numbers.own, numbers.others] == pytest.approx(means, rel=1e-3)
+        assert numbers.share == pytest.approx(means[1] / sum(means), rel=1e-3)
+        if probe.model.backbone.fusion is None:
+            assert numbers.others == numbers.share == 0 and numbers.cosine is None
+        else:
+            cosines = [dot / (a * b) for dot, (a, b) in zip(dots, norms)]
+            assert numbers.cosine == pytest.approx(sum(cosines) / len(cells), rel=1e-3, abs=1e-4)
+        if not adaptive:
+            assert numbers.weights is None and numbers.through_weights is None
+            continue
+        through = [(others - fixed)[i, y, x].norm().item() for i, y, x in cells]
+        assert min(through) > 0
+        assert numbers.through_weights == pytest.approx(sum(through) / len(cells), rel=1e-3)
+        weights = [
+            sum(slow_weight(w[i, level], own.shape[1:3], y, x) for i, y, x in cells) / len(cells)
+            for w in probe.weights
+        ]
+        assert numbers.weights == pytest.approx(weights, rel=1e-3)
+
+
+def test_detached_weights_leave_the_predictions(probe):
+    if probe.equation6 is None:
+        assert probe.weights == []
+    else:
+        assert torch.equal(probe.equation6.obj_logits, probe.predictions.obj_logits)
+
+
+@pytest.mark.parametrize("fusion", ["none", "asff"])
+def test_no_objects(fusion):
+    measured = measure_gradients(make_model(fusion), [make_batch([], [])])
+    assert measured == [LevelGradients(stride, positives=0) for stride in STRIDES]
+
+
+def test_batches_count_by_their_cells():
+    first = {"own": [1.0, 2.0], "others": [0.0, 0.5], "cosine": [math.nan, -0.5]}
+    second = {"own": [6.0], "others": [4.0], "cosine": [0.25]}
+    cells = [
+        {name: torch.tensor(x).double() for name, x in part.items()} for part in (first, second)
+    ]
+    cells[0]["weights"], cells[1]["weights"] = torch.tensor([[1, 0], [0.4, 0.6]]), torch.ones(1, 2)
+    found = summarize(16, 5, cells)
+    assert (found.stride, found.positives, found.own, found.others) == (16, 5, 3.0, 1.5)
+    assert found.share == 1 / 3 and found.cosine == -0.125 and found.through_weights is None
+    assert found.weights == pytest.approx([0.8, 1.6 / 3])
+
+
+def make_measurement(label: str, stage: str) -> Measurement:
+    """Of a level with positives and one without."""
+    full = LevelGradients(32, 12, 0.5, 0.125, 0.2, -0.0625, [0.25, 0.75], 0.0312)
+    return Measurement(label, stage, "a.yaml", "", [full, LevelGradients(8, 0)])
+
+
+def test_table():
+    header, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in gradient_table([make_measurement("a", "before")]).splitlines()
+    )
+    assert header[-2:] == ["weight at 32", "weight at 8"]
+    numbers = ["0.5", "0.125", "20.0%", "-0.0625", "0.0312", "0.25", "0.75"]
+    assert rows == [["a", "before", "32", "12", *numbers], ["a", "before", "8", "0", *[""] * 7]]
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_figure(trained: bool, tmp_path: Path):
+    path = tmp_path / "gradients.png"
+    measurements = [make_measurement(label, "before") for label in ("sum", "asff")]
+    if trained:
+        measurements.append(make_measurement("asff", "after"))
+    draw_gradients(measurements, path)
+    picture = Image.open(path).convert("RGB")
+    # 3.5 inches for each stage and 1.5 beside them, at 120 pixels an inch.
+    assert picture.size == (1020 if trained else 600, 660)
+    assert path.stat().st_size < 150_000
+    counts = {color: count for count, color in picture.getcolors(1 << 20)}
+    orange, blue = (counts[color] for color in COLORS[:2])
+    # Both stages have bars of the second detector, of the same heights.
+    assert blue / orange == pytest.approx(2 if trained else 1, rel=0.1)

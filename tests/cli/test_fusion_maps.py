@@ -1,0 +1,160 @@
+"""The tool that shows fusion maps: the files it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from asff.checkpoint import Checkpointer, model_metadata
+from asff.engine import Trainer
+from asff.engine.setup import load_config
+from tests.training import run_script, truncated
+
+ROOT = Path(__file__).resolve().parents[2]
+LEVELS = ["p5", "p4", "p3"]
+LETTERBOX = ("--opts", "MODEL.YOLOV3.LETTERBOX_TEST", "True", "INPUT.SQUARE", "False")
+run = partial(run_script, "tools/visualize_fusion.py")
+
+
+def save_model(config: Path, folder: Path, *options: object) -> Path:
+    """A checkpoint of an untrained detector that finds something everywhere."""
+    options = (
+        "MODEL.YOLOV3.FEATURE_ADAPTION",
+        False,
+        "MODEL.YOLOV3.SCORE_THRESH_TEST",
+        0.0,
+        *options,
+    )
+    cfg = load_config(str(config), list(options))
+    checkpointer = Checkpointer(Trainer.build_model(cfg), str(folder))
+    checkpointer.about = model_metadata(cfg)
+    checkpointer.save("model")
+    return folder / "model.pth"
+
+
+@pytest.fixture(scope="module")
+def weights(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(config, tmp_path_factory.mktemp("asff"))
+
+
+@pytest.fixture
+def images(datasets: Path) -> Path:
+    return datasets / "shapes" / "images"
+
+
+def test_figures(images, weights, tmp_path):
+    """Of a file, of a pattern, and of one with a name that is taken."""
+    other = tmp_path / "other" / "val_0.png"
+    other.parent.mkdir()
+    shutil.copy(images / "val_4.png", other)
+    output = tmp_path / "new" / "figures"
+    end = run(
+        *(images / "val_0.png", images / "val_[12].png", other),
+        *("--weights", weights, "--output", output, "--min-score", 0),
+    )
+    assert end.code == 0, end.output
+    assert f"4 figures: {output}" in end.output
+    names = sorted(file.name for file in output.iterdir())
+    assert names == ["val_0.webp", "val_0_2.webp", "val_1.webp", "val_2.webp"]
+    for name in names:
+        assert (output / name).stat().st_size < 300_000
+        with Image.open(output / name) as figure:
+            assert figure.width > figure.height > 300
+
+
+def test_numbers_over_a_dataset(weights, config, tmp_path):
+    end = run("--dataset", "shapes_val", "--weights", weights, "--output", tmp_path / "new")
+    assert end.code == 0, end.output
+    table = (tmp_path / "new" / "shapes_val_fusion.md").read_text()
+    found = json.loads((tmp_path / "new" / "shapes_val_fusion.json").read_text())
+    assert table.split("\n\n", 1)[1].strip() in end.output
+    assert found["images"] == 7 and found["never_used"] == []
+    for level in LEVELS:
+        weights_there = found["levels"][level]["regions"]["everywhere"]["weights"]
+        assert list(weights_there) == LEVELS
+        assert sum(weights_there.values()) == pytest.approx(1)
+    assert f"small ({found['objects']['small']})" in table
+
+
+def test_images_and_numbers_with_another_config(images, weights, config, tmp_path):
+    end = run(
+        *(images / "val_0.png", "--dataset", "shapes_val", "--weights", weights),
+        *("--config-file", config, "--output", tmp_path),
+        *("--opts", "MODEL.YOLOV3.FEATURE_ADAPTION", False, "INPUT.TEST_SIZE", 96),
+    )
+    assert end.code == 0, end.output
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["shapes_val_fusion.json", "shapes_val_fusion.md", "val_0.webp"]
+
+
+def test_own_dataset_of_a_config(weights, config, datasets, tmp_path):
+    """Known only to DATASETS.CUSTOM."""
+    entry = {
+        "name": "mine",
+        "format": "coco",
+        "annotations": str(datasets / "shapes" / "val.json"),
+        "images": str(datasets / "shapes" / "images"),
+    }
+    options = ("MODEL.YOLOV3.FEATURE_ADAPTION", False, "DATASETS.CUSTOM", [entry])
+    end = run(
+        *("--dataset", "mine", "--weights", weights, "--config-file", config),
+        *("--output", tmp_path, "--opts", *options),
+    )
+    assert end.code == 0, end.output
+    assert json.loads((tmp_path / "mine_fusion.json").read_text())["images"] == 7
+
+
+@pytest.mark.parametrize("fusion", ["none", "sum"])
+def test_model_without_asff(images, config, tmp_path, fusion):
+    weights = save_model(config, tmp_path, "MODEL.YOLOV3.FUSION.NAME", fusion)
+    end = run(images / "val_0.png", "--weights", weights, "--output", tmp_path / "new")
+    assert end.code == 2
+    start = "visualize_fusion.py: error: The model does not fuse its levels by ASFF"
+    assert end.error.startswith(start) and end.error.count("\n") == 1
+    assert not list((tmp_path / "new").glob("*"))
+
+
+def test_unreadable_image(images, weights, tmp_path):
+    with truncated(images / "val_0.png") as file:
+        end = run(file, "--weights", weights, "--output", tmp_path)
+    assert end.code == 2
+    assert f"visualize_fusion.py: error: {file}: " in end.output
+
+
+def test_unreadable_image_of_a_dataset(images, weights, tmp_path):
+    with truncated(images / "val_3.png") as file:
+        end = run("--dataset", "shapes_val", "--weights", weights, "--output", tmp_path)
+    assert end.code == 2
+    assert f"visualize_fusion.py: error: {file}: " in end.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ((), "name an IMAGE, or --dataset"),
+        (("missing.png",), "error: missing.png: there is no such file."),
+        (("clip.mp4",), "clip.mp4: a video cannot be shown; name images, such as its frames."),
+        (("--dataset", "shape_val"), "--dataset names the dataset 'shape_val', which is not"),
+        (("--dataset", "shapes_val", "--weights", "missing.pth"), "'missing.pth' cannot be read"),
+        (
+            ("--dataset", "shapes_val", "--min-score", "2"),
+            "argument --min-score: 2 is not from 0 to 1",
+        ),
+        (("--dataset", "shapes_val", *LETTERBOX), "LETTERBOX_TEST is True, but maps can be laid"),
+        (("--dataset", "shapes_val", "--output", "clip.mp4"), "--output clip.mp4: File exists."),
+        (("--dataset", "bccd_val"), "--dataset names the dataset 'bccd_val', but '"),
+    ],
+    ids="nothing, file, video, dataset, weights, score, letterbox, output, not there".split(", "),
+)
+def test_refusals(weights, tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.mp4").touch()
+    end = run("--weights", weights, *args)
+    assert end.code == 2
+    assert "Traceback" not in end.output and message in end.output

@@ -1,0 +1,254 @@
+"""The report as users make it: what it prints, writes, and exits with."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from PIL import Image
+
+from asff.data.image_io import read_image
+from asff.report.images import MAX_BYTES, SIDE, encode
+from tests.reports import make_report, run_with_report, write_run
+from tests.training import CLASSES, NUM_VAL, write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
+    """The folder of a run with its report."""
+    folder = tmp_path_factory.mktemp("report") / "run"
+    run = run_with_report(folder, config)
+    assert re.search(
+        r"shapes_val: \d+\.\d AP\. Wrote .*report\.html and .*report\.json", run.output
+    )
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page refers to, and the text of its elements with an id."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.addresses: list[str] = []
+        self.texts: dict[str, str] = {}
+        self.open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = dict(attributes)
+        self.open = found.get("id") or ""
+        self.addresses += [found[key] or "" for key in ("src", "href", "srcset") if key in found]
+
+    def handle_data(self, data: str) -> None:
+        self.texts[self.open] = self.texts.get(self.open, "") + data
+
+
+def test_the_page_is_one_file_that_loads_nothing(written: Path):
+    text = (written / "report.html").read_text()
+    page = Page(text)
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    outside = re.sub(r'<script id="data".*?</script>', "", text, flags=re.DOTALL)
+    # A name that browsers know, and no address to load.
+    outside = outside.replace("http://www.w3.org/2000/svg", "")
+    for loading in ("http://", "https://", "url(", "@import", "fetch(", "XMLHttp", "$"):
+        assert loading not in re.sub(r"\$\{", "", outside), loading
+
+
+def test_the_page_has_the_numbers_of_the_json_and_the_pictures(written: Path):
+    content = json.loads((written / "report.json").read_text())
+    data = json.loads(Page((written / "report.html").read_text()).texts["data"])
+    pictures = data.pop("pictures")
+    assert data.pop("fusion_maps") == []  # there is no checkpoint
+    assert data == content
+    assert len(pictures) == len(content["worst_images"]) > 0
+    assert all(picture.startswith("data:image/jpeg;base64,") for picture in pictures)
+
+
+def test_content(written: Path):
+    content = json.loads((written / "report.json").read_text())
+    assert content["run"] == "run" and content["dataset"] == "shapes_val"
+    assert content["images"] == NUM_VAL
+    results = json.loads((written / "inference/shapes_val/coco_instances_results.json").read_text())
+    assert content["detections"] == len(results)
+    assert [entry["name"] for entry in content["classes"]] == list(CLASSES)
+    assert sum(entry["truths"] for entry in content["classes"]) == content["truths"]
+    assert content["environment"][1] == ["PyTorch", "2.14.1+cu130"]
+    assert content["speed"]["training"] == {"iteration": 0.5, "data": 0.0}
+    # Seven batches of an image each.
+    assert content["speed"]["inference"]["total"] == pytest.approx(0.05)
+    changed = dict(content["changed_keys"])
+    assert changed["MODEL.META_ARCHITECTURE"] == "YOLOv3" and changed["INPUT.TEST_SIZE"] == "64"
+    assert "SOLVER.MOMENTUM" not in changed  # a default
+    assert "META_ARCHITECTURE: YOLOv3" in content["config"]
+    scores = [counts["score"] for counts in content["at_scores"]]
+    assert content["best_score"] in scores
+
+
+def test_worst_images_come_first(written: Path):
+    content = json.loads((written / "report.json").read_text())
+    score = content["best_score"]
+
+    def mistakes(image: dict) -> int:
+        false = [x for x in image["detections"] if x["kind"] != "correct" and x["score"] >= score]
+        return len(false) + sum(x["explained"] < score for x in image["truths"])
+
+    counts = [mistakes(image) for image in content["worst_images"]]
+    assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1] > 0
+    (at_best,) = (x for x in content["at_scores"] if x["score"] == score)
+    assert sum(counts) == sum(np.sum(table) for table in at_best["mistakes"].values())
+
+
+def test_pictures_are_small():
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
+    data = encode(noise)
+    assert len(data) <= MAX_BYTES
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (SIDE, SIDE * 3 // 4)
+
+
+def test_fusion_maps_of_the_last_checkpoint(tmp_path: Path, config: Path):
+    write_run(tmp_path / "run", config)
+    write_checkpoint(config, tmp_path / "run")
+    run = make_report(tmp_path / "run", "--output", tmp_path)
+    assert run.code == 0, run.output
+    assert not (tmp_path / "run" / "report.html").exists()
+    data = json.loads(Page((tmp_path / "report.html").read_text()).texts["data"])
+    names = [image["file_name"] for image in data["worst_images"]]
+    assert [x["caption"] for x in data["fusion_maps"]] == names[:3]
+    assert all(x["picture"].startswith("data:image/webp;base64,") for x in data["fusion_maps"])
+
+
+@pytest.fixture
+def same_names(tmp_path: Path, datasets: Path) -> Iterator[str]:
+    """A dataset with each image in a folder of its own, all by the same name."""
+    content = json.loads((datasets / "shapes" / "val.json").read_text())
+    for number, image in enumerate(content["images"]):
+        source = datasets / "shapes" / "images" / image["file_name"]
+        image["file_name"] = f"{number}/same.png"
+        (tmp_path / str(number)).mkdir()
+        shutil.copy(source, tmp_path / image["file_name"])
+    (tmp_path / "same.json").write_text(json.dumps(content))
+    register_coco_instances("same_names", {}, str(tmp_path / "same.json"), str(tmp_path))
+    yield "same_names"
+    DatasetCatalog.remove("same_names")
+    MetadataCatalog.remove("same_names")
+
+
+def test_images_of_the_same_name_have_their_own_fusion_maps(
+    tmp_path: Path, config: Path, same_names: str
+):
+    write_run(tmp_path / "run", config, same_names)
+    write_checkpoint(config, tmp_path / "run")
+    run = make_report(tmp_path / "run")
+    assert run.code == 0, run.output
+    data = json.loads(Page((tmp_path / "run" / "report.html").read_text()).texts["data"])
+    assert [x["caption"] for x in data["fusion_maps"]] == ["same.png"] * 3
+    assert len({x["picture"] for x in data["fusion_maps"]}) == 3
+
+
+def test_a_model_without_asff_has_no_fusion_maps(tmp_path: Path, config: Path):
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(config.read_text().replace("YOLOV3:", "YOLOV3:\n    FUSION: {NAME: none}"))
+    write_run(tmp_path / "run", plain)
+    write_checkpoint(plain, tmp_path / "run")
+    run = make_report(tmp_path / "run")
+    assert run.code == 0 and "No fusion maps: The model does not fuse" in run.output
+    data = json.loads(Page((tmp_path / "run" / "report.html").read_text()).texts["data"])
+    assert data["fusion_maps"] == []
+
+
+def test_class_names_are_text(tmp_path: Path, config: Path, written: Path):
+    """Names may hold markup, and even the end of the element that the numbers stand in."""
+    from asff.report import render_page
+
+    name = "</script><img src=x onerror=alert(1)>&$title"
+    content = json.loads((written / "report.json").read_text())
+    content["classes"][0]["name"] = name
+    content["run"] = "<b>"
+    page = Page(render_page(content, [], []))
+    assert json.loads(page.texts["data"])["classes"][0]["name"] == name
+    assert page.addresses == Page((written / "report.html").read_text()).addresses
+
+
+def test_unreadable_images_are_left_out(
+    tmp_path: Path, written: Path, datasets: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = json.loads((written / "report.json").read_text())["worst_images"]
+    worst = before[0]["file_name"]
+    monkeypatch.setattr(
+        "asff.report.images.read_image",
+        lambda path: read_image(f"{path}.gone" if worst in path else path),
+    )
+    run = make_report(written, "--output", tmp_path)
+    assert run.code == 0 and "Left out:" in run.output and f"{worst}.gone" in run.output
+    after = json.loads((tmp_path / "report.json").read_text())["worst_images"]
+    assert after == before[1:]
+
+
+@pytest.fixture
+def error(tmp_path: Path, config: Path):
+    """The error that a report on a changed run ends with."""
+    write_run(tmp_path / "run", config)
+
+    def error(change, *options: str) -> str:
+        change(tmp_path / "run")
+        run = make_report(tmp_path / "run", *options)
+        assert run.code == 2 and "Traceback" not in run.output, run.output
+        return run.output.splitlines()[-1]
+
+    return error
+
+
+def test_a_run_without_evaluation_is_refused(error):
+    message = error(lambda run: shutil.rmtree(run / "inference"))
+    assert message.startswith("report.py: error: ") and "has no evaluation" in message
+    assert "--eval-only" in message
+
+
+def test_folders_of_no_run_are_refused(error):
+    assert "has no config.yaml" in error(lambda run: (run / "config.yaml").unlink())
+    assert "there is no such folder" in error(shutil.rmtree)
+
+
+def test_a_dataset_that_was_not_evaluated_is_refused(error):
+    message = error(lambda run: None, "--dataset", "shapes_train")
+    assert "--dataset shapes_train was not evaluated" in message and "shapes_val" in message
+
+
+def test_a_dataset_that_is_not_there_is_refused(error):
+    results = "inference/bccd_val"
+    message = error(lambda run: (run / "inference" / "shapes_val").rename(run / results))
+    assert "'bccd_val'" in message and "DETECTRON2_DATASETS" in message
+
+
+def test_a_damaged_config_is_refused(error):
+    message = error(lambda run: (run / "config.yaml").write_text("MODEL: {WEIHGTS: x}"))
+    assert "config.yaml" in message and "MODEL.WEIGHTS" in message
+
+
+def test_damaged_detections_are_refused(error):
+    results = "inference/shapes_val/coco_instances_results.json"
+    assert "is not JSON" in error(lambda run: (run / results).write_text("["))
+
+
+def test_an_output_folder_must_be_there(error):
+    assert "--output nowhere: there is no such folder" in error(
+        lambda run: None, "--output", "nowhere"
+    )
+
+
+def test_the_output_must_be_a_folder(error, tmp_path: Path):
+    page = tmp_path / "page.html"
+    page.touch()
+    assert f"--output {page}: there is no such folder" in error(
+        lambda run: None, "--output", str(page)
+    )

@@ -1,0 +1,176 @@
+"""Checks of datasets against disk and config."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from asff.data import check_datasets, check_num_classes, check_same_classes, follow_classes
+from asff.data.datasets.builtin import register_builtin_datasets
+from asff.data.datasets import class_count
+from asff.data.datasets.shapes import CLASS_NAMES
+from tests.helpers import detector_cfg
+from tests.training import register_datasets
+
+
+@pytest.fixture
+def register(tmp_path):
+    """Register COCO datasets for the length of a test."""
+    names = []
+
+    def register(name: str, json_file: str, image_root: str, **metadata) -> None:
+        names.append(name)
+        register_coco_instances(name, metadata, json_file, image_root)
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_complete_datasets_pass(datasets):
+    check_datasets(["shapes_train", "shapes_val"], "DATASETS.TRAIN")
+
+
+def test_unknown_name_shows_similar_ones():
+    with pytest.raises(ValueError) as error:
+        check_datasets(["coco_2017_trian"], "DATASETS.TRAIN")
+    message = str(error.value)
+    assert message.startswith("DATASETS.TRAIN names the dataset 'coco_2017_trian'")
+    assert "coco_2017_train" in message.split("Similar names: ")[1].split(",")[0]
+
+
+def test_unlike_name_shows_none():
+    with pytest.raises(ValueError, match="Similar names: none"):
+        check_datasets(["@@@"], "DATASETS.TEST")
+
+
+@pytest.mark.parametrize("missing", ["train.json", "images"])
+def test_missing_files_are_named(register, tmp_path, missing):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "train.json").touch()
+    register("tiny", str(tmp_path / "train.json"), str(tmp_path / "images"))
+    check_datasets(["tiny"], "DATASETS.TEST")
+    path = tmp_path / missing
+    path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(ValueError) as error:
+        check_datasets(["tiny"], "DATASETS.TEST")
+    for part in ("DATASETS.TEST", "'tiny'", f"'{path}' does not exist", "DETECTRON2_DATASETS"):
+        assert part in str(error.value)
+
+
+def test_remote_files_are_not_looked_for(register):
+    register("remote", "https://example.org/train.json", "https://example.org/images")
+    check_datasets(["remote"], "DATASETS.TRAIN")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key"),
+    [
+        ("YOLOv3", "MODEL.YOLOV3.NUM_CLASSES"),
+        ("RetinaNet", "MODEL.RETINANET.NUM_CLASSES"),
+        ("GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES"),
+    ],
+)
+def test_class_count_of_the_detector(architecture, key):
+    cfg = detector_cfg("MODEL.META_ARCHITECTURE", architecture, key, 3)
+    assert class_count(cfg) == (key, 3)
+    with pytest.raises(ValueError, match=f"{key} is 3, .* Set {key} to 80"):
+        check_num_classes(cfg, ["coco_2017_val"])
+
+
+def test_unknown_class_count_is_not_checked():
+    cfg = detector_cfg("MODEL.META_ARCHITECTURE", "SomethingElse")
+    assert class_count(cfg) is None
+    check_num_classes(cfg, ["coco_2017_val"])
+
+
+def test_class_count_without_our_keys():
+    assert class_count(get_cfg()) == ("MODEL.ROI_HEADS.NUM_CLASSES", 80)
+
+
+def test_different_class_counts_are_refused(register):
+    cfg = detector_cfg("MODEL.YOLOV3.NUM_CLASSES", 2)
+    check_num_classes(cfg, [])
+    register("two", "a", "b", thing_classes=["cat", "dog"])
+    register("unread", "a", "b")
+    check_num_classes(cfg, ["two", "unread"])
+    register("three", "a", "b", thing_classes=["cat", "dog", "cow"])
+    with pytest.raises(ValueError) as error:
+        check_num_classes(cfg, ["two", "three"])
+    message = str(error.value)
+    key = "MODEL.YOLOV3.NUM_CLASSES"
+    for part in (f"{key} is 2", "'three' has 3 classes (cat, dog, cow)", f"Set {key} to 3."):
+        assert part in message
+
+
+def test_datasets_must_have_the_same_classes(register):
+    register("two", "a", "b", thing_classes=["cat", "dog"])
+    register("unread", "a", "b")
+    register("same", "a", "b", thing_classes=("cat", "dog"))
+    check_same_classes(["two", "unread", "same"])
+    check_same_classes([])
+    register("turned", "a", "b", thing_classes=["dog", "cat"])
+    with pytest.raises(ValueError) as error:
+        check_same_classes(["unread", "two", "same", "turned"])
+    for part in ("'two' has the classes cat, dog", "'turned' has dog, cat", "classes: [cat, dog]"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key"),
+    [
+        ("YOLOv3", "MODEL.YOLOV3.NUM_CLASSES"),
+        ("RetinaNet", "MODEL.RETINANET.NUM_CLASSES"),
+        ("GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES"),
+    ],
+)
+def test_default_class_count_follows_the_data(register, caplog, architecture, key):
+    caplog.set_level(logging.INFO, "asff")
+    register("unread", "a", "b")
+    register("two", "a", "b", thing_classes=["cat", "dog"])
+    cfg = detector_cfg("MODEL.META_ARCHITECTURE", architecture)
+    follow_classes(cfg, ["unread"])
+    assert class_count(cfg) == (key, 80)
+    follow_classes(cfg, ["unread", "two"])
+    assert class_count(cfg) == (key, 2)
+    assert caplog.messages == [f"{key}: 2, as two has (cat, dog)."]
+
+
+def test_stated_class_count_stays(register, caplog):
+    """It is checked later; and 80 classes are no news."""
+    caplog.set_level(logging.INFO, "asff")
+    register("two", "a", "b", thing_classes=["cat", "dog"])
+    cfg = detector_cfg("MODEL.YOLOV3.NUM_CLASSES", 3)
+    follow_classes(cfg, ["two"])
+    assert cfg.MODEL.YOLOV3.NUM_CLASSES == 3
+    cfg = detector_cfg()
+    follow_classes(cfg, ["coco_2017_val"])
+    assert cfg.MODEL.YOLOV3.NUM_CLASSES == 80
+    follow_classes(detector_cfg("MODEL.META_ARCHITECTURE", "SomethingElse"), ["two"])
+    assert not caplog.messages
+
+
+def test_long_lists_of_classes_are_cut():
+    """COCO has 80."""
+    with pytest.raises(ValueError, match=r"\(person, bicycle, .*, traffic light, \.\.\.\)"):
+        check_num_classes(detector_cfg("MODEL.YOLOV3.NUM_CLASSES", 2), ["coco_2017_val"])
+
+
+def test_builtin_datasets(datasets, tmp_path):
+    try:
+        register_datasets(tmp_path)
+        metadata = MetadataCatalog.get("bccd_test")
+        assert metadata.json_file == str(tmp_path / "bccd" / "test.json")
+        assert metadata.image_root == str(tmp_path / "bccd" / "images")
+        assert metadata.thing_classes == ["RBC", "WBC", "Platelets"]
+        assert MetadataCatalog.get("shapes_val").thing_classes == list(CLASS_NAMES)
+        # Once more, as when a module is reloaded: what is there stays.
+        register_builtin_datasets(tmp_path / "other")
+        assert MetadataCatalog.get("bccd_test").json_file == metadata.json_file
+    finally:
+        register_datasets(datasets)

@@ -1,0 +1,249 @@
+"""Image files to pixels: upright, in colour, and never half an image."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from asff.data.image_io import UnreadableImage, check_size, read_image
+
+# How a picture that upright is abc over def lies in a file of each EXIF orientation (CIPA DC-008):
+# 6, for one, says that the first row is the right side and the first column the top.
+STORED = {
+    1: ["abc", "def"],
+    2: ["cba", "fed"],
+    3: ["fed", "cba"],
+    4: ["def", "abc"],
+    5: ["ad", "be", "cf"],
+    6: ["cf", "be", "ad"],
+    7: ["fc", "eb", "da"],
+    8: ["da", "eb", "fc"],
+}
+COLORS = {
+    "a": (200, 0, 0),
+    "b": (0, 200, 0),
+    "c": (0, 0, 200),
+    "d": (200, 200, 0),
+    "e": (0, 200, 200),
+    "f": (200, 0, 200),
+}
+SIDE = 16  # of a tile: what JPEG blurs stays away from its centre
+
+
+def draw_tiles(rows: list[str]) -> np.ndarray:
+    """Tiles of one colour for each letter; RGB."""
+    tiles = np.array([[COLORS[letter] for letter in row] for row in rows], np.uint8)
+    return tiles.repeat(SIDE, axis=0).repeat(SIDE, axis=1)
+
+
+def picture(height: int = 40, width: int = 48) -> np.ndarray:
+    """Smooth colours, which JPEG keeps well; RGB."""
+    y, x = np.mgrid[:height, :width]
+    planes = [255 * x / width, 255 * y / height, 255 * (1 - x / width)]
+    return np.stack(planes, axis=-1).astype(np.uint8)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Writes a Pillow image, and returns its path."""
+
+    def save(image: Image.Image | np.ndarray, name: str, **options) -> str:
+        image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        image.save(tmp_path / name, **options)
+        return str(tmp_path / name)
+
+    return save
+
+
+def max_difference(image: np.ndarray, other: np.ndarray) -> int:
+    assert image.dtype == np.uint8 and image.shape == other.shape
+    return np.abs(image.astype(int) - other).max()
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_upright_as_exif_says(save, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = read_image(save(draw_tiles(STORED[orientation]), f"x.{suffix}", exif=exif))
+    assert image.shape == (2 * SIDE, 3 * SIDE, 3)
+    centers = image[SIDE // 2 :: SIDE, SIDE // 2 :: SIDE]
+    wanted = draw_tiles(["abc", "def"])[SIDE // 2 :: SIDE, SIDE // 2 :: SIDE]
+    assert max_difference(centers, wanted) <= 10
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
+def test_order_of_channels(save, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = save(picture(), f"x.{suffix}", **options)
+    np.testing.assert_array_equal(read_image(path), picture())
+    np.testing.assert_array_equal(read_image(path, "BGR"), picture()[..., ::-1])
+    assert read_image(path).flags.c_contiguous and read_image(path).flags.writeable
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+def test_grey(save, suffix):
+    """The same value in all channels."""
+    grey = picture()[..., 0]
+    image = read_image(save(grey, f"x.{suffix}", quality=95))
+    assert max_difference(image, np.stack([grey] * 3, axis=-1)) <= (2 if suffix == "jpg" else 0)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "P with a transparent colour"])
+def test_what_is_no_colour_becomes_it(save, mode):
+    """Transparency is left away: what is behind it nobody knows."""
+    image, options = Image.fromarray(picture()), {}
+    if mode[0] == "P":
+        image = image.quantize(16)
+        options = {"transparency": 3} if mode != "P" else {}
+    elif mode == "1":
+        image = image.convert("1")
+    else:
+        image = image.convert(mode)
+        image.putalpha(Image.fromarray(picture()[..., 1]))
+    path = save(image, "x.png", **options)
+    with Image.open(path) as stored:
+        assert stored.mode == mode.split()[0]
+        wanted = np.asarray(image.convert("RGBA"))[..., :3]
+    np.testing.assert_array_equal(read_image(path), wanted)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_are_scaled_to_8(tmp_path, suffix, channels):
+    """Not cut off: 0x1234 is 0x12, or 0x13 where it is rounded."""
+    rng = np.random.default_rng(0)
+    deep = rng.integers(0, 2**16, (20, 30, channels)).astype(np.uint16)
+    path = tmp_path / f"x.{suffix}"
+    assert cv2.imwrite(str(path), deep)
+    wanted = np.broadcast_to(deep // 256, (20, 30, 3))
+    assert max_difference(read_image(str(path), "BGR"), wanted) <= 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk(save, suffix):
+    image = Image.fromarray(picture()).convert("CMYK")
+    path = save(image, f"x.{suffix}", quality=95)
+    with Image.open(path) as stored:
+        assert stored.mode == "CMYK"
+        wanted = np.asarray(stored.convert("RGB"))
+    assert max_difference(read_image(path), wanted) <= 2
+    assert max_difference(read_image(path), picture()) <= 12  # of JPEG
+
+
+def complaint(path: str | Path) -> str:
+    """What is wrong with a file; the message begins with its path."""
+    with pytest.raises(UnreadableImage, match=re.escape(f"{path}: ")) as caught:
+        read_image(str(path))
+    assert isinstance(caught.value, ValueError)
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def test_missing_file(tmp_path):
+    assert complaint(tmp_path / "none.jpg") == "No such file or directory"
+
+
+def test_folder(tmp_path):
+    assert complaint(tmp_path) == "Is a directory"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_forbidden_file(save):
+    path = save(picture(), "x.png")
+    os.chmod(path, 0)
+    assert complaint(path) == "Permission denied"
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "x.jpg").touch()
+    assert complaint(tmp_path / "x.jpg") == "the file is empty"
+
+
+@pytest.mark.parametrize("data", [b"<html>404 Not Found</html>", b"\xff", bytes(100)])
+def test_not_an_image(tmp_path, data):
+    (tmp_path / "x.jpg").write_bytes(data)
+    assert complaint(tmp_path / "x.jpg") == "not an image that OpenCV can read"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif"])
+def test_truncated_files(save, suffix):
+    """None of them is read as far as it goes, wherever it breaks off."""
+    path = Path(save(draw_tiles(["abc", "def"]), f"x.{suffix}"))
+    data = path.read_bytes()
+    for length in np.linspace(1, len(data) - 1, 20).astype(int):
+        path.write_bytes(data[:length])
+        assert complaint(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_truncated_files_are_named_so(save, suffix):
+    path = Path(save(picture(200, 200), f"x.{suffix}"))
+    path.write_bytes(path.read_bytes()[:-200])
+    assert "truncated" in complaint(path)
+
+
+def test_download_that_never_went_on(save):
+    """The file has its full length, but its second half is zeros."""
+    path = Path(save(picture(200, 200), "x.jpg"))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2].ljust(len(data), b"\0"))
+    assert complaint(path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("rest", [b"\0", b"data of a camera", b"\xff\xd8\xff"])
+def test_bytes_after_the_end_do_not_matter(save, suffix, rest):
+    path = Path(save(picture(), f"x.{suffix}"))
+    before = read_image(str(path))
+    path.write_bytes(path.read_bytes() + rest)
+    np.testing.assert_array_equal(read_image(str(path)), before)
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG file of black pixels, of which only the first are there."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+
+
+def test_more_pixels_than_opencv_allows(tmp_path):
+    """Its limit is 2 ** 30."""
+    (tmp_path / "x.png").write_bytes(huge_png(2**15, 2**15 + 1))
+    assert "CV_IO_MAX_IMAGE_PIXELS" in complaint(tmp_path / "x.png")
+
+
+def test_more_pixels_than_pillow_allows(save, monkeypatch):
+    """It is asked where something follows the end of a file."""
+    path = Path(save(picture(), "x.png"))
+    path.write_bytes(path.read_bytes() + b"rest")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)  # it refuses twice as many
+    assert complaint(path).startswith("Image size (1920 pixels) exceeds limit of 1800 pixels")
+
+
+def test_size_as_stated():
+    image = np.zeros((40, 48, 3), np.uint8)
+    check_size("x.jpg", image, {"height": 40, "width": 48})
+    check_size("x.jpg", image, {})  # nothing is stated
+
+
+@pytest.mark.parametrize("stated", [{"height": 48, "width": 40}, {"height": 48}, {"width": 40}])
+def test_other_size_than_stated(stated):
+    image = np.zeros((40, 48, 3), np.uint8)
+    with pytest.raises(UnreadableImage) as caught:
+        check_size("x.jpg", image, stated)
+    width, height = stated.get("width", 48), stated.get("height", 40)
+    wanted = f"x.jpg: is 48x40 pixels, but its annotations say {width}x{height}"
+    assert str(caught.value) == wanted

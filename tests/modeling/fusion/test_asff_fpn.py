@@ -1,0 +1,305 @@
+"""ASFF-FPN: FPN's weights and features, the neutral start, and what it can be built from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.modeling import build_backbone
+from detectron2.modeling.backbone.fpn import FPN
+from torch import Tensor, nn
+
+from asff.modeling import ASFFFPN
+from tests.modeling.narrow_fpn import CHANNELS, FEATURES, RCNN, RETINANET, fpn_cfg
+
+# A level's own weight, and what each of two other levels gets.
+OWN, OTHER = 0.95, 0.025
+
+
+def fpn_and_asff(builder: str, *options: object) -> tuple[FPN, ASFFFPN]:
+    """A stock FPN with random weights, and ASFF-FPN that has loaded them, in evaluation mode."""
+    torch.manual_seed(0)
+    cfg = fpn_cfg(builder.format(""), *options)
+    stock = build_backbone(cfg)
+    cfg.MODEL.BACKBONE.NAME = builder.format("_asff")
+    backbone = build_backbone(cfg)
+    backbone.load_state_dict(stock.state_dict(), strict=False)
+    return stock.eval(), backbone.eval()
+
+
+def images(height: int = 64, width: int = 96) -> Tensor:
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def slow_down(x: Tensor) -> Tensor:
+    """Mean over the 3x3 places around every second place; zeros beyond the border."""
+    padded = F.pad(x, (1, 1, 1, 1))
+    height, width = (x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2
+    out = torch.zeros(*x.shape[:2], height, width)
+    for i in range(height):
+        for j in range(width):
+            out[:, :, i, j] = padded[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].mean(dim=(2, 3))
+    return out
+
+
+def up(x: Tensor, factor: int) -> Tensor:
+    return x.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+
+
+@pytest.mark.parametrize("builder", FEATURES)
+@pytest.mark.parametrize("fusion", ["asff", "concat"])
+def test_only_the_fusion_is_missing_from_weights_of_fpn(builder, fusion):
+    cfg = fpn_cfg(builder.format(""))
+    weights = build_backbone(cfg).state_dict()
+    cfg.merge_from_list(
+        ["MODEL.BACKBONE.NAME", builder.format("_asff"), "MODEL.ASFF_FPN.FUSION", fusion]
+    )
+    result = build_backbone(cfg).load_state_dict(weights, strict=False)
+    assert result.unexpected_keys == []
+    assert result.missing_keys
+    assert all(key.startswith("asff.") for key in result.missing_keys)
+
+
+@pytest.mark.parametrize("builder", FEATURES)
+def test_without_fusion_it_is_fpn(builder):
+    stock, backbone = fpn_and_asff(builder, "MODEL.ASFF_FPN.FUSION", "none")
+    with torch.no_grad():
+        expected, found = stock(images()), backbone(images())
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert backbone.output_shape() == stock.output_shape()
+
+
+@pytest.mark.parametrize("fusion", ["asff", "concat"])
+def test_start_is_a_known_mean_of_the_levels(fusion):
+    """0.95 of a level itself and 0.025 of each other one, resized without learned weights."""
+    stock, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.FUSION", fusion)
+    with torch.no_grad():
+        x, y = stock(images()), backbone(images())
+    p3, p4, p5 = x["p3"], x["p4"], x["p5"]
+    pooled = F.max_pool2d(p3, 3, stride=2, padding=1)
+    expected = {
+        "p3": OWN * p3 + OTHER * (up(p4, 2) + up(p5, 4)),
+        "p4": OWN * p4 + OTHER * (slow_down(p3) + up(p5, 2)),
+        "p5": OWN * p5 + OTHER * (slow_down(pooled) + slow_down(p4)),
+        "p6": x["p6"],
+        "p7": x["p7"],
+    }
+    for name, wanted in expected.items():
+        torch.testing.assert_close(y[name], wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("self_weight", [0.5, 0.99])
+def test_own_weight_follows_the_key(self_weight):
+    _, backbone = fpn_and_asff(RCNN, "MODEL.ASFF_FPN.INIT_SELF_WEIGHT", self_weight)
+    for level, fuse in enumerate(backbone.asff.fuse):
+        resized = [100 * torch.randn(1, CHANNELS, 5, 6) for _ in range(4)]
+        weights = fuse.spatial_weights(resized)
+        expected = torch.full_like(weights, (1 - self_weight) / 3)
+        expected[:, level] = self_weight
+        torch.testing.assert_close(weights, expected)
+
+
+def test_sum_adds_the_levels():
+    stock, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.FUSION", "sum")
+    with torch.no_grad():
+        x, y = stock(images()), backbone(images())
+    expected = x["p3"] + up(x["p4"], 2) + up(x["p5"], 4)
+    torch.testing.assert_close(y["p3"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_p6_of_faster_rcnn_is_pooled_from_p5_before_the_fusion():
+    stock, backbone = fpn_and_asff(RCNN)
+    with torch.no_grad():
+        x, y = stock(images()), backbone(images())
+    assert backbone.fused_levels == ["p2", "p3", "p4", "p5"]
+    assert torch.equal(y["p6"], x["p6"])
+    assert not torch.equal(y["p5"], x["p5"])
+
+
+@pytest.mark.parametrize("norm", ["", "BN", "GN"])
+@pytest.mark.parametrize("fusion", ["asff", "concat", "sum"])
+def test_gradient_reaches_the_whole_fusion_after_one_step(norm, fusion):
+    options = ("MODEL.ASFF_FPN.FUSION", fusion, "MODEL.ASFF_FPN.NORM", norm)
+    _, backbone = fpn_and_asff(RETINANET, *options)
+    backbone.train()
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=1e-4)
+    target = torch.randn(2, CHANNELS, 1, 1, generator=torch.Generator().manual_seed(2))
+    for step in range(2):
+        optimizer.zero_grad()
+        levels = backbone(images())
+        sum((levels[name] * target).mean() for name in backbone.fused_levels).backward()
+        without = [k for k, p in backbone.asff.named_parameters() if not p.grad.abs().sum() > 0]
+        if step == 0 and fusion == "asff":
+            assert not any("logits" in name for name in without)  # every gate
+            assert without and all("compress" in name for name in without)
+        optimizer.step()
+    # A bias ahead of a norm has no effect; there is none.
+    assert without == []
+
+
+@pytest.mark.parametrize("norm", ["", "BN", "GN", "FrozenBN"])
+def test_start_is_near_neutral_with_any_norm(norm):
+    """Whatever the scale of FPN's features, they move by less than a tenth."""
+    _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.NORM", norm)
+    torch.manual_seed(0)
+    levels = [torch.randn(2, CHANNELS, 32 // 2**n, 48 // 2**n) for n in range(3)]
+    for scale in (0.03, 1.0, 30.0):
+        for mode in (True, False):
+            fused = backbone.asff.train(mode)([scale * x for x in levels])
+            for x, y in zip(levels, fused):
+                assert (y - scale * x).norm() < 0.1 * scale * x.norm()
+
+
+@pytest.mark.parametrize("norm", ["", "GN"])
+def test_one_image_of_one_place(norm):
+    """Group norm needs more than one value in a group."""
+    _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.NORM", norm)
+    levels = backbone.train()(images(32, 32)[:1])
+    assert levels["p5"].shape == (1, CHANNELS, 1, 1)
+    assert levels["p5"].isfinite().all()
+
+
+def test_norm_is_ahead_of_the_spatial_weights():
+    _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.NORM", "SyncBN")
+    for fuse in backbone.asff.fuse:
+        assert all(isinstance(layer.norm, nn.SyncBatchNorm) for layer in fuse.compress)
+    assert not any("norm" in name for name, _ in backbone.asff.resize.named_modules())
+
+
+def test_works_where_the_config_lacks_its_keys():
+    """As under Detectron2's own train_net.py with `import asff`."""
+    cfg = fpn_cfg(RETINANET.format("_asff"), add_keys=False)
+    backbone = build_backbone(cfg)
+    assert backbone.fused_levels == ["p3", "p4", "p5"]
+    assert set(backbone(images())) == {"p3", "p4", "p5", "p6", "p7"}
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        ["p3", "p4"],
+        ["p5", "p3"],  # a gap, and out of order
+        ["p3", "p7"],
+        ["p3", "p4", "p5", "p6", "p7"],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(64, 96), (32, 160), (96, 96)], ids=str)
+def test_any_levels_at_any_size(levels, size):
+    """p6 and p7 of these are odd: 5, 3 and 2 places."""
+    _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.LEVELS", levels)
+    unfused = []
+    backbone.asff.register_forward_hook(lambda module, args, output: unfused.extend(args[0]))
+    with torch.no_grad():
+        fused = backbone(images(*size))
+    assert backbone.fused_levels == sorted(levels)
+    for level, x in zip(backbone.fused_levels, unfused):
+        assert fused[level].shape == x.shape
+        assert (fused[level] - x).norm() < 0.15 * x.norm()
+
+
+def test_odd_sizes_take_the_right_places():
+    """From 5x3 up to 9x5, by halving rounded up: place (i, j) takes (i // 2, j // 2)."""
+    _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.LEVELS", ["p3", "p4"])
+    fine, coarse = torch.randn(1, CHANNELS, 9, 5), torch.randn(1, CHANNELS, 5, 3)
+    with torch.no_grad():
+        y3, y4 = backbone.asff([fine, coarse])
+    up_coarse = up(coarse, 2)[:, :, :9, :5]
+    torch.testing.assert_close(y3, OWN * fine + (1 - OWN) * up_coarse)
+    torch.testing.assert_close(y4, OWN * coarse + (1 - OWN) * slow_down(fine))
+
+
+def test_six_levels():
+    options = ("MODEL.ASFF_FPN.TOP_BLOCK", "p6p7", "MODEL.FPN.IN_FEATURES", FEATURES[RCNN])
+    levels = ["p2", "p3", "p4", "p5", "p6", "p7"]
+    name = "build_asff_fpn_backbone"
+    backbone = build_backbone(fpn_cfg(name, *options, "MODEL.ASFF_FPN.LEVELS", levels))
+    fused = backbone(images(128, 128))
+    assert list(fused) == levels
+    assert [fused[level].shape[-1] for level in levels] == [32, 16, 8, 4, 2, 1]
+
+
+class Levels(nn.Module):
+    """A backbone whose levels come as a list, as tracing wants them."""
+
+    def __init__(self, backbone: ASFFFPN):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return list(self.backbone(x).values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_traced_at_one_size_it_works_at_another():
+    _, backbone = fpn_and_asff(RETINANET)
+    model, other = Levels(backbone), images(128, 64)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, images())
+        exported = torch.export.export(model, (images(),)).module()
+        assert all(map(torch.equal, traced(other), model(other)))
+        assert all(map(torch.equal, exported(images()), model(images())))
+
+
+@pytest.mark.parametrize("bottom_up", ["build_darknet_backbone", "build_mobilenetv2_backbone"])
+@pytest.mark.parametrize(
+    "top_block, names",
+    [("p6p7", ["p3", "p4", "p5", "p6", "p7"]), ("pool", ["p3", "p4", "p5", "p6"]),
+     ("none", ["p3", "p4", "p5"])],
+)  # fmt: skip
+def test_wraps_any_bottom_up(bottom_up, top_block, names):
+    cfg = fpn_cfg(
+        "build_asff_fpn_backbone",
+        *("MODEL.ASFF_FPN.BOTTOM_UP", bottom_up, "MODEL.ASFF_FPN.TOP_BLOCK", top_block),
+        *("MODEL.DARKNET.WIDTH", 0.125),
+    )
+    backbone = build_backbone(cfg)
+    levels = backbone(images())
+    assert list(levels) == names
+    for name, shape in backbone.output_shape().items():
+        assert levels[name].shape == (2, CHANNELS, -(-64 // shape.stride), -(-96 // shape.stride))
+
+
+def test_pool_block_takes_the_coarsest_level():
+    """Where FPN ends at p4, Detectron2's own block would look for p5."""
+    cfg = fpn_cfg(
+        "build_asff_fpn_backbone",
+        *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4"], "MODEL.ASFF_FPN.TOP_BLOCK", "pool"),
+    )
+    assert list(build_backbone(cfg)(images())) == ["p2", "p3", "p4", "p5"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("MODEL.FPN.IN_FEATURES", ["res3", "res6"]), "MODEL.FPN.IN_FEATURES is 'res6'.*res2"),
+        (("MODEL.FPN.IN_FEATURES", []), "MODEL.FPN.IN_FEATURES is empty.*res5"),
+        (("MODEL.FPN.IN_FEATURES", ["res3", "res5"]), r"strides \[8, 32\].*neighbouring"),
+        (("MODEL.FPN.IN_FEATURES", ["res4", "res3"]), r"strides \[16, 8\]"),
+        (("MODEL.FPN.IN_FEATURES", ["res5"]), r"would fuse \['p5'\]: choose 2 to 6 of p5, p6"),
+        (("MODEL.ASFF_FPN.LEVELS", ["p4"]), r"MODEL.ASFF_FPN.LEVELS would fuse \['p4'\]"),
+        (("MODEL.ASFF_FPN.LEVELS", ["p2", "p3"]), "MODEL.ASFF_FPN.LEVELS is 'p2'.*p3, p4"),
+        (("MODEL.ASFF_FPN.FUSION", "add"), "MODEL.ASFF_FPN.FUSION is 'add'.*none, sum, concat"),
+        (("MODEL.ASFF_FPN.INIT_SELF_WEIGHT", 1.0), "MODEL.ASFF_FPN.INIT_SELF_WEIGHT is 1.0"),
+        (("MODEL.ASFF_FPN.INIT_SELF_WEIGHT", 0.0), "MODEL.ASFF_FPN.INIT_SELF_WEIGHT is 0.0"),
+        (("MODEL.ASFF_FPN.NORM", "LN2"), "NORM 'LN2'"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_built_is_said(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_backbone(fpn_cfg(RETINANET.format("_asff"), *options))
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("BOTTOM_UP", "build_vgg", "MODEL.ASFF_FPN.BOTTOM_UP is 'build_vgg'.*build_resnet"),
+        ("BOTTOM_UP", "build_asff_fpn_backbone", "BOTTOM_UP is 'build_asff_fpn_backbone'"),
+        ("TOP_BLOCK", "p8", "MODEL.ASFF_FPN.TOP_BLOCK is 'p8'.*p6p7, pool, none"),
+    ],
+)
+def test_unknown_parts_are_said(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        build_backbone(fpn_cfg("build_asff_fpn_backbone", f"MODEL.ASFF_FPN.{key}", value))

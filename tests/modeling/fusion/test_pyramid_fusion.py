@@ -1,0 +1,325 @@
+"""Fusion of the levels: against a slow loop over places and channels (Equations 1 and 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+from asff.modeling.fusion.pyramid_fusion import (
+    AdaptiveFusion,
+    ConcatFusion,
+    PyramidFusion,
+    Resize,
+    SumFusion,
+)
+from tests.helpers import TINY_DARKNET, detector_cfg
+
+STRIDES = (32, 16, 8)
+STYLE = {"norm": "BN", "activation": "leaky_relu"}
+
+
+def make_fusion(channels: Sequence[int], *, weight_channels: int = 3) -> PyramidFusion:
+    """A fusion in evaluation mode, all of whose parameters and statistics are random."""
+    torch.manual_seed(0)
+    fusion = PyramidFusion(
+        partial(AdaptiveFusion, weight_channels=weight_channels, **STYLE),
+        in_channels=channels,
+        strides=STRIDES,
+        **STYLE,
+    )
+    for layer in fusion.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.uniform_(layer.running_var, 0.5, 1.5)
+            nn.init.normal_(layer.running_mean, std=0.3)
+            nn.init.normal_(layer.bias, std=0.3)
+        elif isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            nn.init.normal_(layer.bias)
+    return fusion.eval()
+
+
+def make_features(
+    channels: Sequence[int], sizes: Sequence[tuple[int, int]], *, num_images: int = 1
+) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(num_images, c, *size) for c, size in zip(channels, sizes)]
+
+
+def slow_conv(x: np.ndarray, layer: nn.Module, stride: int = 1) -> np.ndarray:
+    """Convolution of x (C, H, W) padded with zeros, batch norm (eps 1e-5), LeakyReLU 0.1."""
+    kernel = layer.weight.detach().double().numpy()
+    out_channels, _, size, _ = kernel.shape
+    margin = size // 2
+    padded = np.pad(x, ((0, 0), (margin, margin), (margin, margin)))
+    height, width = (x.shape[1] - 1) // stride + 1, (x.shape[2] - 1) // stride + 1
+    out = np.zeros((out_channels, height, width))
+    for y in range(height):
+        for z in range(width):
+            window = padded[:, y * stride : y * stride + size, z * stride : z * stride + size]
+            for channel in range(out_channels):
+                out[channel, y, z] = (window * kernel[channel]).sum()
+    norm = {name: value.double().numpy() for name, value in layer.norm.state_dict().items()}
+    for channel in range(out_channels):
+        deviation = np.sqrt(norm["running_var"][channel] + 1e-5)
+        out[channel] = (out[channel] - norm["running_mean"][channel]) / deviation
+        out[channel] = out[channel] * norm["weight"][channel] + norm["bias"][channel]
+    return np.where(out > 0, out, 0.1 * out)
+
+
+def slow_max_pool(x: np.ndarray) -> np.ndarray:
+    """Size 3, stride 2, padding 1."""
+    out = np.zeros((len(x), (x.shape[1] + 1) // 2, (x.shape[2] + 1) // 2))
+    for channel, y, z in np.ndindex(out.shape):
+        rows = slice(max(2 * y - 1, 0), 2 * y + 2)
+        columns = slice(max(2 * z - 1, 0), 2 * z + 2)
+        out[channel, y, z] = x[channel, rows, columns].max()
+    return out
+
+
+def slow_resize(
+    x: np.ndarray, level: int, target: int, resize: nn.Module, channels: int, size: tuple[int, int]
+) -> np.ndarray:
+    """x^{n->l}: levels 0, 1, 2 have strides 32, 16, 8."""
+    if level == target:
+        return x
+    if level < target:  # coarser: up
+        if len(x) != channels:
+            x = slow_conv(x, resize.conv)
+        out = np.zeros((channels, *size))
+        for y in range(size[0]):
+            for z in range(size[1]):
+                out[:, y, z] = x[:, y * x.shape[1] // size[0], z * x.shape[2] // size[1]]
+        return out
+    if level == target + 2:
+        x = slow_max_pool(x)
+    return slow_conv(x, resize.conv, stride=2)
+
+
+def slow_fusion(fusion: PyramidFusion, features: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Equations 1 and 2 for one image."""
+    fused = []
+    for target, feature in enumerate(features):
+        channels, size = len(feature), feature.shape[1:]
+        resized = [
+            slow_resize(x, level, target, fusion.resize[target][level], channels, size)
+            for level, x in enumerate(features)
+        ]
+        fuse = fusion.fuse[target]
+        compressed = np.concatenate([slow_conv(x, c) for x, c in zip(resized, fuse.compress)])
+        kernel = fuse.logits.weight.detach().double().numpy()[:, :, 0, 0]
+        bias = fuse.logits.bias.detach().double().numpy()
+        out = np.zeros(feature.shape)
+        for y in range(size[0]):
+            for z in range(size[1]):
+                # lambda_alpha, lambda_beta, lambda_gamma at this place.
+                controls = [kernel[n] @ compressed[:, y, z] + bias[n] for n in range(3)]
+                total = sum(np.exp(control) for control in controls)
+                for level in range(3):
+                    weight = np.exp(controls[level]) / total
+                    for channel in range(channels):
+                        out[channel, y, z] += weight * resized[level][channel, y, z]
+        fused.append(out)
+    return fused
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [(2, 4), (4, 8), (8, 16)],
+        [(7, 7), (13, 13), (25, 25)],
+        [(1, 3), (2, 5), (3, 9)],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("channels", [(6, 4, 4), (2, 3, 5)], ids=str)
+def test_equals_the_slow_loop(channels, sizes):
+    fusion = make_fusion(channels)
+    features = make_features(channels, sizes, num_images=2)
+    with torch.no_grad():
+        fused = fusion(features)
+    for image in range(2):
+        expected = slow_fusion(fusion, [x[image].double().numpy() for x in features])
+        for found, wanted in zip(fused, expected):
+            np.testing.assert_allclose(found[image].numpy(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+def test_weights_are_shares(scale):
+    """Each in [0, 1], sum 1 at every place, also where the features are huge."""
+    fuse = make_fusion((4, 4, 4)).fuse[0]
+    resized = [scale * x for x in make_features((4, 4, 4), [(5, 6)] * 3, num_images=2)]
+    weights = fuse.spatial_weights(resized)
+    assert weights.shape == (2, 3, 5, 6)
+    assert (weights >= 0).all() and (weights <= 1).all()
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2, 5, 6))
+    assert weights.std(dim=(2, 3)).min() > 0  # they depend on the place
+
+
+@pytest.mark.parametrize("chosen", [0, 1, 2])
+def test_level_with_a_large_logit_comes_through(chosen):
+    channels, sizes = (6, 4, 4), [(2, 3), (4, 6), (8, 12)]
+    fusion = make_fusion(channels)
+    features = make_features(channels, sizes)
+    for fuse in fusion.fuse:
+        nn.init.zeros_(fuse.logits.bias)
+        fuse.logits.bias.data[chosen] = 1e4
+    with torch.no_grad():
+        fused = fusion(features)
+        for target, (found, size) in enumerate(zip(fused, sizes)):
+            expected = fusion.resize[target][chosen](features[chosen], size)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(fused[chosen], features[chosen], rtol=0, atol=0)
+
+
+def test_equal_logits_give_the_mean():
+    channels, sizes = (3, 3, 3), [(2, 2), (4, 4), (8, 8)]
+    fusion = make_fusion(channels)
+    for fuse in fusion.fuse:
+        nn.init.zeros_(fuse.logits.weight)
+        nn.init.zeros_(fuse.logits.bias)
+    features = make_features(channels, sizes)
+    with torch.no_grad():
+        fused = fusion(features)[2]
+        resized = [resize(x, (8, 8)) for resize, x in zip(fusion.resize[2], features)]
+    torch.testing.assert_close(fused, torch.stack(resized).mean(dim=0))
+
+
+@pytest.mark.parametrize(
+    "in_channels, out_channels, in_stride, out_stride, kernel, stride, poolings",
+    [
+        (8, 8, 16, 16, None, None, 0),  # the level itself
+        (8, 8, 16, 8, None, None, 0),  # up, the same channels
+        (8, 4, 16, 8, 1, 1, 0),  # up
+        (8, 4, 32, 8, 1, 1, 0),
+        (8, 8, 8, 16, 3, 2, 0),  # down by 2
+        (4, 8, 8, 32, 3, 2, 1),  # down by 4
+        (4, 8, 4, 32, 3, 2, 2),  # down by 8
+    ],
+)
+def test_pieces_of_resizing(
+    in_channels, out_channels, in_stride, out_stride, kernel, stride, poolings
+):
+    resize = Resize(in_channels, out_channels, in_stride, out_stride, **STYLE)
+    convs = [layer for layer in resize.modules() if isinstance(layer, nn.Conv2d)]
+    found = [(conv.kernel_size[0], conv.stride[0]) for conv in convs]
+    assert found == ([] if kernel is None else [(kernel, stride)])
+    assert resize.poolings == poolings
+    size = 64 // in_stride, 96 // in_stride
+    x = torch.randn(2, in_channels, *size)
+    target = 64 // out_stride, 96 // out_stride
+    assert resize(x, target).shape == (2, out_channels, *target)
+
+
+def test_resizing_to_itself_changes_nothing():
+    x = torch.randn(2, 8, 5, 7)
+    assert torch.equal(Resize(8, 8, 16, 16, **STYLE)(x, (5, 7)), x)
+
+
+def test_upsampling_repeats():
+    x = torch.arange(6.0).view(1, 1, 2, 3)
+    expected = [[0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5], [3, 3, 4, 4, 5, 5]]
+    assert Resize(1, 1, 16, 8, **STYLE)(x, (4, 6))[0, 0].tolist() == expected
+
+
+def test_softmax_is_float32_under_autocast():
+    fuse = make_fusion((4, 4, 4)).fuse[0]
+    resized = make_features((4, 4, 4), [(9, 9)] * 3)
+    exact = fuse.spatial_weights(resized)
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = fuse.spatial_weights(resized)
+        fused = fuse(resized)
+    assert weights.dtype == torch.float32
+    # In bfloat16 the sum would be off by up to 1/256.
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, 9, 9), rtol=0, atol=1e-6)
+    torch.testing.assert_close(weights, exact, rtol=0, atol=0.05)
+    assert fused.dtype == resized[0].dtype
+
+
+def test_fusion_none_leaves_the_levels():
+    model = build_model(detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.NAME", "none"))
+    backbone, images = model.backbone.eval(), torch.randn(1, 3, 64, 64)
+    levels = []
+    backbone.neck.register_forward_hook(lambda module, args, output: levels.extend(output))
+    fused = backbone(images).values()
+    assert all(torch.equal(x, y) for x, y in zip(levels, fused))
+
+
+def make_plain(operation: type[nn.Module], channels: Sequence[int]) -> PyramidFusion:
+    torch.manual_seed(0)
+    return PyramidFusion(operation, in_channels=channels, strides=STRIDES, **STYLE).eval()
+
+
+@pytest.mark.parametrize("operation", [SumFusion, ConcatFusion])
+def test_sum_and_concat_take_the_same_resized_features(operation):
+    """Table 3 compares operations on equal inputs."""
+    channels, sizes = (6, 4, 2), [(2, 3), (4, 6), (8, 12)]
+    fusion, features = make_plain(operation, channels), make_features(channels, sizes)
+    with torch.no_grad():
+        fused = fusion(features)
+    for target, (found, size) in enumerate(zip(fused, sizes)):
+        resized = [
+            slow_resize(
+                x[0].double().numpy(),
+                level,
+                target,
+                fusion.resize[target][level],
+                channels[target],
+                size,
+            )
+            for level, x in enumerate(features)
+        ]
+        expected = sum(resized) if operation is SumFusion else np.concatenate(resized)
+        np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-4, atol=1e-5)
+        assert found.shape[1] == fusion.out_channels[target]
+
+
+@pytest.mark.parametrize("name, factor", [("none", 1), ("sum", 1), ("asff", 1), ("concat", 3)])
+def test_last_conv_takes_what_the_fusion_gives(name, factor):
+    model = build_model(detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.NAME", name))
+    neck = model.backbone.neck.out_channels
+    assert [level.conv.in_channels for level in model.head.levels] == [factor * c for c in neck]
+    shapes = model.backbone.output_shape().values()
+    assert [shape.channels for shape in shapes] == [factor * c for c in neck]
+
+
+def test_unknown_name_lists_the_known_ones():
+    cfg = detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.NAME", "bifpn")
+    with pytest.raises(
+        ValueError, match="MODEL.YOLOV3.FUSION.NAME is 'bifpn'.*none, sum, concat, asff"
+    ):
+        build_model(cfg)
+
+
+def test_number_of_weight_channels_follows_the_key():
+    cfg = detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.WEIGHT_CHANNELS", 24)
+    for fuse in build_model(cfg).backbone.fusion.fuse:
+        assert fuse.logits.weight.shape == (3, 3 * 24, 1, 1)
+
+
+@pytest.mark.parametrize("self_weight", [1 / 3, 0.8])
+def test_start_with_an_own_weight(self_weight):
+    cfg = detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.INIT_SELF_WEIGHT", self_weight)
+    for level, fuse in enumerate(build_model(cfg).backbone.fusion.fuse):
+        channels = fuse.compress[0].in_channels
+        weights = fuse.spatial_weights(make_features([channels] * 3, [(4, 5)] * 3))
+        expected = torch.full_like(weights, (1 - self_weight) / 2)
+        expected[:, level] = self_weight
+        torch.testing.assert_close(weights, expected)
+
+
+def test_start_is_random_by_default():
+    fuse = build_model(detector_cfg(*TINY_DARKNET)).backbone.fusion.fuse[0]
+    assert fuse.logits.weight.std() > 0.1  # MSRA with 48 inputs: 0.2
+
+
+@pytest.mark.parametrize("self_weight", [1.0, -0.1])
+def test_own_weight_must_be_a_weight(self_weight):
+    cfg = detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.FUSION.INIT_SELF_WEIGHT", self_weight)
+    with pytest.raises(ValueError, match=f"MODEL.YOLOV3.FUSION.INIT_SELF_WEIGHT is {self_weight}"):
+        build_model(cfg)

@@ -1,0 +1,157 @@
+"""Letterboxed evaluation: images in the middle of grey squares, boxes in pixels of the image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from torch import Tensor
+
+from asff.modeling import YOLOv3
+from asff.modeling.yolov3.letterbox import letterbox, undo_letterbox
+from tests.helpers import TINY_DARKNET, detector_cfg, make_instances
+
+ON = ("MODEL.YOLOV3.LETTERBOX_TEST", True)
+
+
+def make_cfg(*options: object) -> CfgNode:
+    """Pixels are normalised by channel, so that grey is another number in each."""
+    return detector_cfg(
+        *TINY_DARKNET,
+        *("MODEL.PIXEL_MEAN", [100.0, 110.0, 127.5], "MODEL.PIXEL_STD", [50.0, 70.0, 60.0]),
+        *("MODEL.YOLOV3.SCORE_THRESH_TEST", 0.0, "MODEL.YOLOV3.NMS_THRESH_TEST", 1.0),
+        *("MODEL.YOLOV3.TOPK_CANDIDATES_TEST", 100_000, "TEST.DETECTIONS_PER_IMAGE", 100_000),
+        *options,
+    )
+
+
+def make_model(*options: object) -> YOLOv3:
+    torch.manual_seed(0)
+    return build_model(make_cfg(*ON, *options)).eval()
+
+
+def make_image(height: int, width: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "left", "top"),
+    # Of darknet at 416 pixels: 640x480, 480x640 and a square one. Then a margin of an odd number
+    # of pixels, the greater part of which is right or below, and sides no multiple of 32.
+    [
+        ((312, 416), 416, 0, 52),
+        ((416, 312), 416, 52, 0),
+        ((416, 416), 416, 0, 0),
+        ((277, 416), 416, 0, 69),
+        ((416, 277), 416, 69, 0),
+        ((30, 61), 64, 1, 17),
+        ((1, 33), 64, 15, 31),
+    ],
+)
+def test_image_is_in_the_middle(size, side, left, top):
+    height, width = size
+    (square,) = letterbox([torch.full((3, height, width), 200, dtype=torch.uint8)], 32)
+    assert square.shape == (3, side, side) and square.dtype == torch.float32
+    inside = torch.zeros(side, side, dtype=torch.bool)
+    inside[top : top + height, left : left + width] = True
+    assert (square[:, inside] == 200).all() and (square[:, ~inside] == 127.5).all()
+
+    corners = Boxes(torch.tensor([[left, top, left + width, top + height]], dtype=torch.float32))
+    undo_letterbox(corners, size, side)
+    assert corners.tensor.tolist() == [[0, 0, width, height]]
+
+
+def test_model_input():
+    """Grey is half of 255 before normalisation; sizes are those of the images."""
+    model = make_model()
+    images = model.preprocess_image([{"image": make_image(64, 30)}, {"image": make_image(20, 40)}])
+    assert images.image_sizes == [(64, 30), (20, 40)]
+    assert images.tensor.shape == (2, 3, 64, 64)
+    first, second = images.tensor
+    grey = torch.tensor([27.5 / 50, 17.5 / 70, 0.0])
+    for margin in (first[:, :, :17], first[:, :, 47:], second[:, :22], second[:, 42:]):
+        assert torch.equal(margin, grey[:, None, None].expand(margin.shape))
+    pixel = make_image(20, 40)[1, 7, 9].item()
+    assert second[1, 22 + 7, 12 + 9].item() == pytest.approx((pixel - 110) / 70)
+
+
+def dense_by_hand(model: YOLOv3, image: Tensor, left: int, top: int) -> Tensor:
+    """The dense output for an image pasted into a grey square of 64 pixels; boxes as corners."""
+    square = torch.full((3, 64, 64), 127.5)
+    square[:, top : top + image.shape[1], left : left + image.shape[2]] = image.float()
+    with torch.no_grad():
+        dense = model.forward_dense(((square - model.pixel_mean) / model.pixel_std)[None])[0]
+    x, y, w, h = dense[:, :4].unbind(dim=1)
+    corners = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=1)
+    return torch.cat([corners, dense[:, 4:5] * dense[:, 5:]], dim=1)
+
+
+def assert_detects(result: dict, dense: Tensor, boxes: Tensor, size: tuple[int, int]) -> None:
+    """Detections are these boxes, cut off at the image of this size, and the best class's scores.
+
+    Args:
+        dense: scores from column 4 on.
+        boxes: (R, 4), in pixels of the output.
+    """
+    height, width = size
+    scores, classes = dense[:, 4:].max(dim=1)
+    boxes = torch.stack([x.clamp(0, end) for x, end in zip(boxes.T, (width, height) * 2)], dim=1)
+    seen = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)
+    assert 50 < seen.sum() < len(seen)  # some are in the margins alone
+    order = scores[seen].argsort(descending=True, stable=True)
+    found = result["instances"]
+    assert found.image_size == size and len(found) == len(order)
+    torch.testing.assert_close(found.scores, scores[seen][order], rtol=1e-5, atol=0.0)
+    assert torch.equal(found.pred_classes, classes[seen][order])
+    torch.testing.assert_close(found.pred_boxes.tensor, boxes[seen][order], rtol=1e-4, atol=1e-3)
+
+
+def test_detections_are_in_pixels_of_the_original():
+    """40x64 pixels of an original of 100x160: 12 grey rows above, and a scale of 2.5."""
+    model, image = make_model(), make_image(40, 64)
+    with torch.no_grad():
+        (result,) = model([{"image": image, "height": 100, "width": 160}])
+    dense = dense_by_hand(model, image, left=0, top=12)
+    boxes = (dense[:, :4] - torch.tensor([0.0, 12.0, 0.0, 12.0])) * 2.5
+    assert_detects(result, dense, boxes, (100, 160))
+
+
+def test_batch_of_unequal_images():
+    """Wide, high and small: each in the middle of a square as large as the largest needs."""
+    model = make_model()
+    sizes, margins = [(33, 64), (64, 48), (20, 21)], [(0, 15), (8, 0), (21, 22)]
+    images = [make_image(*size, seed) for seed, size in enumerate(sizes)]
+    with torch.no_grad():
+        results = model([{"image": image} for image in images])
+    for result, image, size, (left, top) in zip(results, images, sizes, margins):
+        dense = dense_by_hand(model, image, left, top)
+        boxes = dense[:, :4] - torch.tensor([left, top, left, top])
+        assert_detects(result, dense, boxes, size)
+
+
+def test_training_pads_as_ever():
+    """Right and below, with zeros: truths are in pixels of the image."""
+    image = make_image(40, 64)
+    truths = make_instances([[4, 4, 40, 36]], [1], image_size=(40, 64))
+    batch = [{"image": image, "instances": truths}]
+    model, plain = make_model().train(), build_model(make_cfg()).train()
+    plain.load_state_dict(model.state_dict())
+    on, off = model.preprocess_image(batch), plain.preprocess_image(batch)
+    assert torch.equal(on.tensor, off.tensor) and on.image_sizes == off.image_sizes
+    assert (on.tensor[..., 40:, :] == 0).all()
+    losses, others = model(batch), plain(batch)
+    assert losses.keys() == others.keys()
+    assert all(torch.equal(losses[key], others[key]) for key in losses)
+
+
+def test_off_by_default():
+    images = build_model(make_cfg()).eval().preprocess_image([{"image": make_image(40, 64)}])
+    assert images.tensor.shape == (1, 3, 64, 64) and (images.tensor[..., 40:, :] == 0).all()
+
+
+def test_squashed_images_need_no_letterbox():
+    with pytest.raises(ValueError, match="LETTERBOX_TEST is True, but .* INPUT.SQUARE is True"):
+        make_model("INPUT.SQUARE", True)
