@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +30,7 @@ from detectron2.utils.logger import setup_logger
 from torch import Tensor, nn
 
 from asff.checkpoint import Checkpointer, model_metadata
+from asff.cli import main
 from asff.data import build_train_loader
 from asff.data.datasets.builtin import DATASETS, register_builtin_datasets
 from asff.engine import Trainer, argument_parser, setup
@@ -153,7 +154,7 @@ class Run:
     @property
     def error(self) -> str:
         """The message of a run that was refused."""
-        assert self.code in (1, 2), self.output
+        assert self.code == 2, self.output
         assert "Traceback" not in self.output, self.output
         start = f"{self.script}: error: "
         lines = [line for line in self.output.splitlines() if line.startswith(start)]
@@ -178,14 +179,28 @@ def run_script(script: str, *args: object) -> Run:
         script: its path from the root.
     """
     file = ROOT / script
+
+    def run() -> None:
+        sys.argv = [file.name, *map(str, args)]
+        sys.path.insert(0, str(file.parent))  # as python does
+        runpy.run_path(str(file), run_name="__main__")
+
+    return capture(file.name, run)
+
+
+def run_asff(verb: str, *args: object) -> Run:
+    """``asff VERB ARGS`` in this process."""
+    return capture(f"asff {verb}", lambda: sys.exit(main([verb, *map(str, args)])))
+
+
+def capture(name: str, run: Callable[[], None]) -> Run:
+    """Call a function as the main program of a process."""
     printed, code = io.StringIO(), 0
     argv, path = sys.argv, sys.path.copy()
-    sys.argv = [file.name, *map(str, args)]
-    sys.path.insert(0, str(file.parent))  # as python does
     try:
         with one_thread(), redirect_stdout(printed), redirect_stderr(printed):
             try:
-                runpy.run_path(str(file), run_name="__main__")
+                run()
             except SystemExit as error:
                 code = error.code if isinstance(error.code, int) else int(error.code is not None)
                 if isinstance(error.code, str):
@@ -196,7 +211,7 @@ def run_script(script: str, *args: object) -> Run:
     finally:
         sys.argv, sys.path[:] = argv, path
         reset_loggers()
-    return Run(file.name, code, printed.getvalue())
+    return Run(name, code, printed.getvalue())
 
 
 def run_here(*options: object) -> Run:

@@ -94,7 +94,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(rest)
     from ..engine import user_errors  # what needs torch comes after the command line is right
 
-    with user_errors():
+    with user_errors(program=parser.prog):
         return module.run(parsed) or 0
 
 

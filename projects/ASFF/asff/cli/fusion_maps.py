@@ -152,7 +152,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     setup_logger(name="asff")
-    with user_errors(code=2):
+    with user_errors():
         run(args)
 
 

@@ -118,7 +118,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     setup_logger(name="asff")
-    with user_errors(code=2):
+    with user_errors():
         run = RunFolder(args.run)
         output = args.output or run.path
         if not (output.is_dir() and os.access(output, os.W_OK)):

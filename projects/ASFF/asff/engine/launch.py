@@ -34,25 +34,24 @@ def num_processes(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def user_errors(kind: type[ValueError] = ValueError, *, code: int = 2) -> Iterator[None]:
-    """Where an error says what the user can mend, end this process with its message alone.
+def user_errors(
+    kind: type[ValueError] = ValueError, *, program: str | None = None
+) -> Iterator[None]:
+    """End this process with the message alone, and exit code 2, where an error is the user's.
 
     Args:
-        kind: of errors that do.
-        code: the exit code.
+        kind: of errors that are.
+        program: what the message begins with; by default the name of the script.
     """
     try:
         yield
     except kind as error:
         if comm.get_rank() or int(os.environ.get("RANK", 0)):
-            # Rank 0 has the same to say, and its end takes this process with it: it is said once.
-            # Should this rank alone have failed, it speaks after a while.
+            # Rank 0 prints the same message, and its exit ends this process. Should this rank alone
+            # have failed, it prints after a while.
             time.sleep(10)
-        message = f"{Path(sys.argv[0]).name}: error: {error}"
-        if code == 1:
-            sys.exit(message)  # Python prints it
-        print(message, file=sys.stderr)
-        sys.exit(code)
+        print(f"{program or Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def launch(main: Callable, cfg: CfgNode, args: argparse.Namespace):
