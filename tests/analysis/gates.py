@@ -11,8 +11,7 @@ from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from asff.modeling.backbone.pyramid import YOLOv3Pyramid
-from asff.modeling.fusion.pyramid_fusion import AdaptiveFusion, PyramidFusion
+from asff.modeling import AdaptiveFusion, PyramidFusion, YOLOv3Pyramid
 
 STRIDES = {"p5": 32, "p4": 16, "p3": 8}
 # The weight of a level at itself, where the image is bright and where it is dark.

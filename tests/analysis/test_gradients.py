@@ -21,9 +21,7 @@ from asff.analysis.gradients import (
     recorded_weights,
     summarize,
 )
-from asff.modeling import YOLOv3
-from asff.modeling.fusion.pyramid_fusion import FUSIONS, AdaptiveFusion, PyramidFusion, SumFusion
-from asff.modeling.yolov3.matcher import Matches
+from asff.modeling import FUSIONS, AdaptiveFusion, Matches, PyramidFusion, SumFusion, YOLOv3
 from asff.visualization.gradient_figure import Measurement, draw_gradients, gradient_table
 from asff.visualization.samples import COLORS
 from tests.helpers import TINY_DARKNET, detector_cfg, make_instances
@@ -178,7 +176,7 @@ def the_rest(matches: Matches, level: int) -> Matches:
     strides = torch.tensor([row.stride for row in Layout(*SIZE).rows])
     return replace(
         matches,
-        positive=matches.positive & ~own.gather(1, matches.row),
+        positive=matches.positive & ~own.gather(1, matches.anchor_idx),
         shape_positive=matches.shape_positive
         & (strides[matches.shape_anchor_idx] != STRIDES[level]),
         obj_weights=matches.obj_weights * ~(own | others),

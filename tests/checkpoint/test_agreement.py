@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from asff.checkpoint.authors import VARIANTS, key_map
 from asff.engine.setup import load_config, resolve_sync_norm
-from asff.modeling import YOLOv3
-from asff.modeling.yolov3.losses import YOLOv3Losses
+from asff.modeling import YOLOv3, YOLOv3Losses
 from tests.checkpoint.reference import (
     BCCD,
     needs_reference,

@@ -127,9 +127,8 @@ def test_written_config_is_the_given_one_with_new_anchors(config, tmp_path):
     assert "shapes_train: 16 boxes; left out: 0 of crowds, 1 without area." in printed
     assert "Warning" not in printed
     model = Trainer.build_model(cfg)
-    assert [base[0].tolist() for base in model.matcher.anchors.base] == [
-        x[0] for x in anchors[::-1]
-    ]
+    cell_anchors = model.head.anchor_generator.cell_anchors
+    assert [level[0].tolist() for level in cell_anchors] == [x[0] for x in anchors[::-1]]
 
 
 def test_comment_and_table_say_the_fit(config, datasets, tmp_path):

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 
-from asff.modeling.yolov3.anchor_generator import YOLOv3AnchorGenerator
-from asff.modeling.yolov3.head import DensePredictions
+from asff.modeling.yolov3 import DensePredictions, YOLOv3AnchorGenerator
 from tests.helpers import make_instances
 from tests.modeling.oracle import Layout
 
@@ -75,7 +74,7 @@ def draw_predictions(
         obj_logits=obj.detach().squeeze(-1).requires_grad_(),
         cls_logits=cls,
         shape_logits=shape if guided_anchoring else None,
-        rows=make_anchors(layout)(layout.sizes),
+        grid=make_anchors(layout)(layout.sizes),
     )
 
 

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from asff.modeling.yolov3.head import DensePredictions
-from asff.modeling.yolov3.losses import YOLOv3Losses
-from asff.modeling.yolov3.matcher import GroundTruth, YOLOv3Matcher
+from asff.modeling.yolov3 import DensePredictions, GroundTruth, YOLOv3Losses, YOLOv3Matcher
 from tests.modeling.drawn import draw_truths, make_anchors
 from tests.modeling.oracle import Layout, slow_losses
 
@@ -47,7 +45,7 @@ def test_targets_and_losses_are_vectorised(report: Callable[[str], None]):
     ]
     anchors = make_anchors(layout)
     matcher, losses = YOLOv3Matcher(anchors), YOLOv3Losses(NUM_CLASSES)
-    predictions = DensePredictions(*logits, rows=anchors(layout.sizes))
+    predictions = DensePredictions(*logits, grid=anchors(layout.sizes))
     values = {}
 
     def ours() -> None:

@@ -10,6 +10,7 @@ from detectron2.modeling.backbone.fpn import FPN
 from torch import Tensor, nn
 
 from asff.modeling import ASFFFPN
+from tests.modeling.fusion.test_pyramid_fusion import spatial_weights
 from tests.modeling.narrow_fpn import CHANNELS, FEATURES, RCNN, RETINANET, fpn_cfg
 
 # A level's own weight, and what each of two other levels gets.
@@ -94,7 +95,7 @@ def test_own_weight_follows_the_key(self_weight):
     _, backbone = fpn_and_asff(RCNN, "MODEL.ASFF_FPN.INIT_SELF_WEIGHT", self_weight)
     for level, fuse in enumerate(backbone.asff.fuse):
         resized = [100 * torch.randn(1, CHANNELS, 5, 6) for _ in range(4)]
-        weights = fuse.spatial_weights(resized)
+        weights = spatial_weights(fuse, resized)
         expected = torch.full_like(weights, (1 - self_weight) / 3)
         expected[:, level] = self_weight
         torch.testing.assert_close(weights, expected)

@@ -15,9 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from asff.modeling import YOLOv3
-from asff.modeling.yolov3.adjacent_ignore import AdjacentIgnore
-from asff.modeling.yolov3.head import DensePredictions
-from asff.modeling.yolov3.matcher import GroundTruth, Matches, YOLOv3Matcher
+from asff.modeling.yolov3 import (
+    AdjacentIgnore,
+    DensePredictions,
+    GroundTruth,
+    Matches,
+    YOLOv3Matcher,
+)
 from tests.helpers import TINY_DARKNET, detector_cfg, make_instances
 from tests.modeling.drawn import draw_predictions, draw_truths, make_anchors
 from tests.modeling.oracle import Layout, Targets, list_truths, slow_targets
@@ -45,7 +49,7 @@ def blank(layout: Layout, num_images: int = 1) -> DensePredictions:
         obj_logits=torch.zeros(shape),
         cls_logits=torch.zeros(*shape, 2),
         shape_logits=None,
-        rows=make_anchors(layout)(layout.sizes),
+        grid=make_anchors(layout)(layout.sizes),
     )
 
 

@@ -130,7 +130,7 @@ def test_inference_equals_the_slow_loop(changed):
     dense = drawn_dense(np.random.default_rng(0), 300, 5)
     expected = slow_inference(dense, **options)
     assert expected != slow_inference(dense, **DEFAULTS) or not changed
-    check_detections(model.inference_single_image(dense, (416, 416)), expected)
+    check_detections(model.inference_single_image(dense, torch.arange(300), (416, 416)), expected)
 
 
 def test_defaults_of_inference():

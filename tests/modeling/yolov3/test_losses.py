@@ -12,9 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import Tensor
 
-from asff.modeling.yolov3.head import DensePredictions
-from asff.modeling.yolov3.losses import YOLOv3Losses
-from asff.modeling.yolov3.matcher import GroundTruth, Matches, YOLOv3Matcher
+from asff.modeling.yolov3 import DensePredictions, GroundTruth, Matches, YOLOv3Losses, YOLOv3Matcher
 from tests.helpers import MOBILENET, TINY_DARKNET, detector_cfg, make_instances
 from tests.modeling.drawn import draw_predictions, draw_truths, make_anchors
 from tests.modeling.oracle import Layout, slow_losses

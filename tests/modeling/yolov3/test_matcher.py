@@ -10,8 +10,7 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from asff.modeling.yolov3.head import DensePredictions
-from asff.modeling.yolov3.matcher import GroundTruth, Matches, YOLOv3Matcher
+from asff.modeling.yolov3 import DensePredictions, GroundTruth, Matches, YOLOv3Matcher
 from tests.helpers import make_instances
 from tests.modeling.drawn import draw_predictions, draw_truths, make_anchors
 from tests.modeling.oracle import Layout, slow_targets
@@ -31,14 +30,14 @@ def zeros(
         obj_logits=torch.zeros(shape),
         cls_logits=torch.zeros(*shape, 2),
         shape_logits=torch.zeros(*shape, 2) if guided_anchoring else None,
-        rows=make_anchors(layout)(layout.sizes),
+        grid=make_anchors(layout)(layout.sizes),
     )
 
 
 def positives(matches: Matches, image: int = 0) -> dict[int, int]:
     """Row -> number of the truth it answers for."""
     kept = matches.positive[image]
-    rows, truths = matches.row[image][kept].tolist(), kept.nonzero().flatten().tolist()
+    rows, truths = matches.anchor_idx[image][kept].tolist(), kept.nonzero().flatten().tolist()
     assert len(set(rows)) == len(rows)
     return dict(zip(rows, truths))
 
@@ -90,7 +89,7 @@ def test_drawn_examples(counts, anchor_free, guided_anchoring):
 def test_no_image_has_a_truth():
     layout = Layout(64, 64)
     matches = match(layout, zeros(layout, num_images=2), [make_instances([], [])] * 2)
-    assert matches.row.shape == (2, 0)
+    assert matches.anchor_idx.shape == (2, 0)
     assert not matches.obj_targets.any()
     assert (matches.obj_weights == 1).all()
 

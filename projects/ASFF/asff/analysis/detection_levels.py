@@ -13,9 +13,7 @@ from detectron2.modeling import RetinaNet
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..modeling.yolov3.box_regression import to_corners
-from ..modeling.yolov3.detector import YOLOv3, dense_output
-from ..modeling.yolov3.head import DensePredictions
+from ..modeling.yolov3 import DensePredictions, YOLOv3, to_corners
 
 
 @dataclass
@@ -37,9 +35,9 @@ def yolov3_boxes(
     model: YOLOv3, features: list[Tensor], predictions: DensePredictions
 ) -> DenseBoxes:
     """The :class:`DenseBoxes` of a YOLOv3."""
-    dense = dense_output(predictions)
-    slots, sizes = model.head.anchors.num_anchors, predictions.grid.sizes
-    counts = [count * height * width for count, (height, width) in zip(slots, sizes)]
+    dense = predictions.decode()
+    num_anchors, shapes = model.head.anchor_generator.num_anchors, predictions.grid.level_shapes
+    counts = [count * height * width for count, (height, width) in zip(num_anchors, shapes)]
     return DenseBoxes(to_corners(dense[..., :4]), dense[..., 4:5] * dense[..., 5:], counts)
 
 

@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..modeling.backbone.pyramid import YOLOv3Pyramid
-from ..modeling.fusion.asff_fpn import ASFFFPN
-from ..modeling.fusion.pyramid_fusion import AdaptiveFusion, PyramidFusion
+from ..modeling import ASFFFPN, AdaptiveFusion, PyramidFusion, YOLOv3Pyramid
 from .detection_levels import LevelFinder
 
 
@@ -79,7 +77,7 @@ class FusionRecorder:
     def __enter__(self) -> FusionRecorder:
         for level, fuse in zip(self.strides, self.fusion.fuse):
             self.handles += [
-                fuse.logits.register_forward_hook(partial(self.keep_weights, level)),
+                fuse.softmax.register_forward_hook(partial(self.keep_weights, level)),
                 fuse.register_forward_hook(partial(self.keep_maps, level)),
             ]
         return self
@@ -89,9 +87,8 @@ class FusionRecorder:
             handle.remove()
         self.handles.clear()
 
-    def keep_weights(self, level: str, conv: nn.Module, inputs: tuple, logits: Tensor) -> None:
-        # As AdaptiveFusion.spatial_weights, which does not end in a module that could be hooked.
-        self.weights[level] = logits.detach().float().softmax(dim=1)
+    def keep_weights(self, level: str, softmax: nn.Module, inputs: tuple, weights: Tensor) -> None:
+        self.weights[level] = weights.detach()
 
     def keep_maps(self, level: str, fuse: nn.Module, inputs: tuple, fused: Tensor) -> None:
         weights, (resized,) = self.weights.pop(level), inputs

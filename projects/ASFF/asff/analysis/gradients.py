@@ -14,10 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modeling.fusion.pyramid_fusion import AdaptiveFusion
-from ..modeling.yolov3.detector import YOLOv3
-from ..modeling.yolov3.head import DensePredictions
-from ..modeling.yolov3.matcher import GroundTruth, Matches
+from ..modeling import AdaptiveFusion, DensePredictions, GroundTruth, Matches, YOLOv3
 
 
 @dataclass
@@ -67,14 +64,17 @@ def measure_gradients(model: YOLOv3, batches: Iterable[Sequence[dict]]) -> list[
     Returns:
         L measurements.
     """
-    levels = range(len(model.head.anchors.strides))
+    strides = model.head.anchor_generator.strides
+    levels = range(len(strides))
     positives, cells = [0 for _ in levels], [[] for _ in levels]
     for batch in batches:
         probe = GradientProbe(model, batch)
         for level in levels:
             positives[level] += int(probe.matches.obj_targets[:, probe.rows_of(level)].sum())
             cells[level].append(probe.measure(level))
-    return [summarize(*found) for found in zip(model.head.anchors.strides, positives, cells)]
+    return [
+        summarize(*found) for found in zip(strides, positives, cells)
+    ]
 
 
 def summarize(stride: int, positives: int, cells: Sequence[dict[str, Tensor]]) -> LevelGradients:
@@ -152,22 +152,23 @@ class GradientProbe:
 
     def rows_of(self, level: int) -> Tensor:
         """(R,): which rows belong to a level."""
-        return self.predictions.grid.strides[:, 0] == self.model.head.anchors.strides[level]
+        return self.predictions.grid.levels == level
 
     def positive_cells(self, level: int) -> Tensor:
         """(N, H, W): which cells of a level hold a positive."""
         targets = self.matches.obj_targets[:, self.rows_of(level)]
-        height, width = self.predictions.grid.sizes[level]
+        height, width = self.predictions.grid.level_shapes[level]
         return targets.view(len(targets), -1, height, width).bool().any(dim=1)
 
     def rows_beside(self, level: int) -> Tensor:
         """(N, R): which rows of other levels are at the same places as the level's positives."""
         cells = self.positive_cells(level).float()
         rows = []
-        for slots, size in zip(self.model.head.anchors.num_anchors, self.predictions.grid.sizes):
+        num_anchors = self.model.head.anchor_generator.num_anchors
+        for count, size in zip(num_anchors, self.predictions.grid.level_shapes):
             # A finer level gets copies of a cell; of a coarser one a cell holds several.
             there = F.adaptive_max_pool2d(cells, size).bool()
-            rows.append(there.flatten(1).repeat(1, slots))
+            rows.append(there.flatten(1).repeat(1, count))
         return torch.cat(rows, dim=1) & ~self.rows_of(level)
 
     def positives_of(self, level: int) -> Matches:
@@ -175,7 +176,7 @@ class GradientProbe:
         matches, here = self.matches, self.rows_of(level)
         return replace(
             matches,
-            positive=matches.positive & here[matches.row],
+            positive=matches.positive & here[matches.anchor_idx],
             shape_positive=matches.shape_positive & here[matches.shape_anchor_idx],
             obj_weights=matches.obj_weights * matches.obj_targets * here,
         )
@@ -197,11 +198,10 @@ def recorded_weights(module: nn.Module) -> Iterator[list[Tensor]]:
     """Within, a list gets the spatial importance weights (N, L, H, W) of each adaptive fusion."""
     weights = []
 
-    def record(fuse: AdaptiveFusion, inputs: tuple[Sequence[Tensor]]) -> None:
-        with torch.no_grad():
-            weights.append(fuse.spatial_weights(*inputs))
+    def record(softmax: nn.Module, inputs: tuple, output: Tensor) -> None:
+        weights.append(output.detach())
 
-    hooks = [fuse.register_forward_pre_hook(record) for fuse in adaptive_fusions(module)]
+    hooks = [fuse.softmax.register_forward_hook(record) for fuse in adaptive_fusions(module)]
     try:
         yield weights
     finally:

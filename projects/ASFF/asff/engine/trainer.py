@@ -23,7 +23,7 @@ from ..data.build import resolve_seed
 from ..data.image_io import UnreadableImage
 from ..data.loader import TrainingLoader
 from ..evaluation import Evaluator
-from ..modeling.layers.drop_block import DropBlock, block_sizes
+from ..modeling import DropBlock, block_sizes
 from .launch import user_errors
 from .progress import ProgressPrinter
 from .train_step import TrainStep

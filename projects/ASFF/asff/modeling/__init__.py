@@ -1,25 +1,56 @@
 """The detector: bottom-ups, neck, fusion, head, matching, losses and the meta-architecture."""
 
-from .backbone.darknet import DarkNet, build_darknet_backbone
-from .backbone.mobilenet import MobileNetV2, build_mobilenetv2_backbone
-from .backbone.pyramid import YOLOv3Pyramid
-from .backbone.timm_backbone import TimmBackbone, build_timm_backbone
-from .fusion.asff_fpn import ASFFFPN
-from .fusion.pyramid_fusion import FUSIONS, AdaptiveFusion, PyramidFusion, Resize
-from .yolov3.detector import YOLOv3
+from .backbone import (
+    DarkNet,
+    MobileNetV2,
+    TimmBackbone,
+    YOLOv3Pyramid,
+    build_darknet_backbone,
+    build_mobilenetv2_backbone,
+    build_timm_backbone,
+)
+from .fusion import (
+    ASFFFPN,
+    FUSIONS,
+    AdaptiveFusion,
+    ConcatFusion,
+    FusionOperation,
+    PyramidFusion,
+    SumFusion,
+)
+from .layers import DropBlock, block_sizes
+from .yolov3 import (
+    DensePredictions,
+    GroundTruth,
+    Matches,
+    YOLOv3,
+    YOLOv3Losses,
+    YOLOv3Matcher,
+    shape_iou,
+)
 
 __all__ = [
     "ASFFFPN",
     "FUSIONS",
     "AdaptiveFusion",
+    "ConcatFusion",
     "DarkNet",
+    "DensePredictions",
+    "DropBlock",
+    "FusionOperation",
+    "GroundTruth",
+    "Matches",
     "MobileNetV2",
     "PyramidFusion",
-    "Resize",
+    "SumFusion",
     "TimmBackbone",
     "YOLOv3",
+    "YOLOv3Losses",
+    "YOLOv3Matcher",
     "YOLOv3Pyramid",
+    "block_sizes",
     "build_darknet_backbone",
     "build_mobilenetv2_backbone",
     "build_timm_backbone",
+    "shape_iou",
 ]

@@ -1,12 +1,11 @@
-"""Adaptively spatial feature fusion (paper 3.2): every level gets a weighted sum of all levels.
+"""Fusion of a pyramid: every level gets what an operation makes of all levels (paper 3.2).
 
-Shape letters: N images, L levels, C channels, H and W of the level that is being fused.
+Shape letters: N images, C channels, H and W of a level.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -14,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config import choose
-from ..layers.conv import conv_norm_act, msra_init
+from ..layers import conv_norm_act, msra_init
+from .operations import AdaptiveFusion, ConcatFusion, FusionOperation, SumFusion
 
 
 class Resize(nn.Module):
@@ -59,84 +59,6 @@ class Resize(nn.Module):
         return x
 
 
-class AdaptiveFusion(nn.Module):
-    """y^l = alpha^l x^{1->l} + beta^l x^{2->l} + gamma^l x^{3->l} for one level l (Equation 1).
-
-    Args:
-        channels: C, channels of every resized feature.
-        num_levels: L.
-        weight_channels: channels to which each resized feature is compressed before the control
-            parameters lambda are computed from all of them (16 in the authors' code, 8 in ASFF*).
-    """
-
-    def __init__(
-        self, channels: int, num_levels: int, *, weight_channels: int, norm: str, activation: str
-    ):
-        super().__init__()
-        self.compress = nn.ModuleList(
-            conv_norm_act(channels, weight_channels, 1, norm=norm, activation=activation)
-            for _ in range(num_levels)
-        )
-        self.logits = nn.Conv2d(num_levels * weight_channels, num_levels, 1)
-        self.out_channels = channels
-
-    @torch.no_grad()
-    def start_with(self, level: int, self_weight: float) -> None:
-        """Begin with one weight for a level at every place; the other levels share the rest.
-
-        Args:
-            self_weight: of the level, in (0, 1).
-        """
-        # Zeros, so that the weights do not depend on the features. The first step changes them;
-        # from the second on, gradient reaches what is before them.
-        nn.init.zeros_(self.logits.weight)
-        nn.init.zeros_(self.logits.bias)
-        others = self.logits.out_channels - 1
-        self.logits.bias[level] = math.log(self_weight * others / (1 - self_weight))
-
-    def spatial_weights(self, resized: Sequence[Tensor]) -> Tensor:
-        """Spatial importance weights alpha, beta, gamma (Equation 2).
-
-        Args:
-            resized: L features (N, C, H, W).
-
-        Returns:
-            (N, L, H, W) in float32, each in [0, 1]; they sum to 1 over the levels.
-        """
-        compressed = [conv(x) for conv, x in zip(self.compress, resized)]
-        return self.logits(torch.cat(compressed, dim=1)).float().softmax(dim=1)
-
-    def forward(self, resized: Sequence[Tensor]) -> Tensor:
-        """Fuse L features (N, C, H, W) into one."""
-        weights = self.spatial_weights(resized)
-        # Levels may differ in type: under autocast some norms give float32.
-        return sum(weights[:, level, None].to(x.dtype) * x for level, x in enumerate(resized))
-
-
-class SumFusion(nn.Module):
-    """The resized features, added up (paper Table 3, "sum")."""
-
-    def __init__(self, channels: int, num_levels: int):
-        super().__init__()
-        self.out_channels = channels
-
-    def forward(self, resized: Sequence[Tensor]) -> Tensor:
-        """Fuse L features (N, C, H, W) into one."""
-        return sum(resized)
-
-
-class ConcatFusion(nn.Module):
-    """The resized features, one behind the other (paper Table 3, "concat")."""
-
-    def __init__(self, channels: int, num_levels: int):
-        super().__init__()
-        self.out_channels = num_levels * channels
-
-    def forward(self, resized: Sequence[Tensor]) -> Tensor:
-        """Fuse L features (N, C, H, W) into one, (N, L C, H, W)."""
-        return torch.cat(list(resized), dim=1)
-
-
 class PyramidFusion(nn.Module):
     """At every level, resize all levels to it and fuse them by an operation.
 
@@ -148,7 +70,7 @@ class PyramidFusion(nn.Module):
 
     def __init__(
         self,
-        operation: Callable[[int, int], nn.Module],
+        operation: Callable[[int, int], FusionOperation],
         *,
         in_channels: Sequence[int],
         strides: Sequence[int],
@@ -166,10 +88,25 @@ class PyramidFusion(nn.Module):
         self.out_channels = [fuse.out_channels for fuse in self.fuse]
         msra_init(self, activation)
 
-    def start_with(self, self_weight: float) -> None:
-        """Let every level begin with one weight for itself; see :class:`AdaptiveFusion`."""
+    def init_spatial_weights(self, self_weight: float) -> None:
+        """Let every level begin with this weight for itself; see :class:`FusionOperation`."""
         for level, fuse in enumerate(self.fuse):
-            fuse.start_with(level, self_weight)
+            fuse.init_spatial_weights(level, self_weight)
+
+    @torch.no_grad()
+    def init_near_neutral(self, self_weight: float) -> None:
+        """Let every level begin as ``self_weight`` of itself and the rest of the others' mean.
+
+        Resizing begins without learned weights. Down: a 3x3 max pooling for every halving but the
+        last, then the mean of 3x3 locations, zeros beyond the border. For levels of equal channels
+        and resizing without norm and activation.
+        """
+        for resizes in self.resize:
+            for resize in resizes:
+                if resize.conv is not None:
+                    nn.init.dirac_(resize.conv.weight)
+                    resize.conv.weight.copy_(resize.conv.weight.mean(dim=(2, 3), keepdim=True))
+        self.init_spatial_weights(self_weight)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Map the levels x^l to the fused levels y^l of the same sizes."""
@@ -180,35 +117,49 @@ class PyramidFusion(nn.Module):
         return fused
 
 
-# MODEL.YOLOV3.FUSION.NAME and MODEL.ASFF_FPN.FUSION; the rows of the paper's Table 3.
+# MODEL.YOLOV3.FUSION.NAME: the rows of the paper's Table 3.
 FUSIONS = {"none": None, "sum": SumFusion, "concat": ConcatFusion, "asff": AdaptiveFusion}
+
+
+def choose_operation(
+    fusions: Mapping[str, type[FusionOperation] | None], name: str, key: str, **options: object
+) -> Callable[[int, int], FusionOperation] | None:
+    """Return the operation of a table as :class:`PyramidFusion` takes it; None for "none".
+
+    Args:
+        key: of the config that has the name.
+        options: further arguments of adaptive operations, see :class:`AdaptiveFusion`.
+    """
+    operation = choose(fusions, name, key)
+    if operation is not None and issubclass(operation, AdaptiveFusion):
+        return partial(operation, **options)
+    return operation
 
 
 def build_fusion(cfg, *, in_channels: Sequence[int], strides: Sequence[int]) -> nn.Module | None:
     """Build the fusion that ``cfg.MODEL.YOLOV3.FUSION`` names; None for "none".
 
     Raises:
-        ValueError: the name is not known, or INIT_SELF_WEIGHT is no weight.
+        ValueError: the name is not known, or INIT_SELF_WEIGHT is out of range.
     """
-    options = cfg.MODEL.YOLOV3.FUSION
-    operation = choose(FUSIONS, options.NAME, "MODEL.YOLOV3.FUSION.NAME")
+    options, key = cfg.MODEL.YOLOV3.FUSION, "MODEL.YOLOV3.FUSION"
     style = {"norm": cfg.MODEL.YOLOV3.NORM, "activation": cfg.MODEL.YOLOV3.ACTIVATION}
+    operation = choose_operation(
+        FUSIONS, options.NAME, f"{key}.NAME", weight_channels=options.WEIGHT_CHANNELS, **style
+    )
     if operation is None:
         return None
-    if operation is AdaptiveFusion:
-        operation = partial(operation, weight_channels=options.WEIGHT_CHANNELS, **style)
     fusion = PyramidFusion(operation, in_channels=in_channels, strides=strides, **style)
-    self_weight = options.INIT_SELF_WEIGHT
-    if options.NAME == "asff" and self_weight:
-        check_self_weight(self_weight, "MODEL.YOLOV3.FUSION.INIT_SELF_WEIGHT")
-        fusion.start_with(self_weight)
+    if options.INIT_SELF_WEIGHT:
+        check_self_weight(options.INIT_SELF_WEIGHT, f"{key}.INIT_SELF_WEIGHT")
+        fusion.init_spatial_weights(options.INIT_SELF_WEIGHT)
     return fusion
 
 
 def check_self_weight(self_weight: float, key: str) -> None:
-    """Raise a ValueError unless a level's own weight leaves something to the others."""
+    """Raise a ValueError unless a level's self weight leaves something to the other levels."""
     if not 0 < self_weight < 1:
         raise ValueError(
-            f"{key} is {self_weight}: the weight that a level has for itself at the start must be "
+            f"{key} is {self_weight}: the weight of a level for itself at the start must be "
             "between 0 and 1."
         )

@@ -1,12 +1,13 @@
 """Building blocks that several parts of the network share."""
 
 from .conv import conv_norm_act, make_norm, msra_init, scale_channels
-from .drop_block import DropBlock
+from .drop_block import DropBlock, block_sizes
 from .rfb import ReceptiveFieldBlock
 
 __all__ = [
     "DropBlock",
     "ReceptiveFieldBlock",
+    "block_sizes",
     "conv_norm_act",
     "make_norm",
     "msra_init",

@@ -1,6 +1,7 @@
-"""Places at the levels next to a truth's own that are not background (paper 4.1, Table 2).
+"""Anchors near ground truth of an adjacent level that are not background (paper 4.1, Table 2).
 
-Shape letters: N images, M truths of the fullest image, R rows, H and W of a level.
+Shape letters: N images, M ground-truth boxes of the fullest image, R all anchors of an image, H and
+W of a level.
 """
 
 from __future__ import annotations
@@ -13,73 +14,78 @@ from .anchor_generator import AnchorGrid, YOLOv3AnchorGenerator, location_index
 
 
 class AdjacentIgnore:
-    """Find the rows that have no objectness loss because a truth of an adjacent level is there.
+    """Find the anchors without objectness loss because an object of an adjacent level is there.
 
-    A truth is positive at its own level alone, while the same place is background at the one or two
+    An object is positive at one level alone, while the same place is background at the one or two
     adjacent levels: gradients that contradict each other. Ignoring that place there avoids them.
 
     Args:
-        anchors: the base anchors; every stride is half of the one before.
-        scale: epsilon_ignore of the paper, in (0, 1]: ignored are the cells whose centres lie in
-            the truth's box, its sides scaled by this. None: the cell that holds its centre.
+        anchor_generator: that of the head.
+        scale: epsilon_ignore of the paper, in (0, 1]: ignored are the locations whose centres lie
+            in the ground-truth box, its sides scaled by this. None: the location that holds the
+            centre of the box.
 
     Raises:
         ValueError: ``scale`` is out of range.
     """
 
-    def __init__(self, anchors: YOLOv3AnchorGenerator, *, scale: float | None):
+    def __init__(self, anchor_generator: YOLOv3AnchorGenerator, *, scale: float | None):
         if scale is not None and not 0 < scale <= 1:
             raise ValueError(
                 f"MODEL.YOLOV3.IGNORE_ADJACENT_SCALE is {scale}: the share of a box's sides must "
                 "be above 0 and at most 1; the paper has 0.2 and 0.5. To ignore nothing, set "
                 "MODEL.YOLOV3.IGNORE_ADJACENT to 'none'."
             )
-        self.anchors = anchors
+        self.anchor_generator = anchor_generator
         self.scale = scale
 
-    def __call__(self, rows: AnchorGrid, boxes: Tensor, valid: Tensor, row: Tensor) -> Tensor:
-        """Mark the rows of N images; all slots of a cell alike.
+    def __call__(
+        self, grid: AnchorGrid, gt_boxes: Tensor, valid: Tensor, anchor_idx: Tensor
+    ) -> Tensor:
+        """Mark anchors of N images; all anchors of a location alike.
 
         Args:
-            rows: of the dense output.
-            boxes: (N, M, 4), truths: cx, cy, w, h in pixels.
+            grid: the base anchors.
+            gt_boxes: (N, M, 4): cx, cy, w, h in pixels.
             valid: (N, M), False for padding.
-            row: (N, M), the row that answers for the truth; it gives the truth's level.
+            anchor_idx: (N, M), the anchor that a box is matched to; it gives the box's level.
 
         Returns:
             (N, R), bool.
         """
-        own_stride = rows.strides[row].squeeze(-1)
-        levels = zip(self.anchors.strides, self.anchors.num_anchors, rows.sizes)
+        gt_levels = grid.levels[anchor_idx]
+        generator = self.anchor_generator
+        levels = zip(generator.strides, generator.num_anchors, grid.level_shapes)
         ignored = []
-        for stride, slots, (height, width) in levels:
-            adjacent = valid & ((own_stride == 2 * stride) | (2 * own_stride == stride))
-            x = self.covered(boxes[..., 0], boxes[..., 2], stride, width)
-            y = self.covered(boxes[..., 1], boxes[..., 3], stride, height) & adjacent[..., None]
-            # A product that sums over the truths: no tensor of N M H W has to fit into memory.
-            cells = y.float().transpose(1, 2) @ x.float() > 0
-            ignored.append(cells.flatten(1).repeat(1, slots))
+        for level, (stride, num_anchors, (height, width)) in enumerate(levels):
+            adjacent = valid & ((gt_levels - level).abs() == 1)
+            x = self._covered(gt_boxes[..., 0], gt_boxes[..., 2], stride, width)
+            y = self._covered(gt_boxes[..., 1], gt_boxes[..., 3], stride, height)
+            y = y & adjacent[..., None]
+            # A product that sums over the boxes: no tensor of N M H W has to fit into memory.
+            locations = y.float().transpose(1, 2) @ x.float() > 0
+            ignored.append(locations.flatten(1).repeat(1, num_anchors))
         return torch.cat(ignored, dim=1)
 
-    def covered(self, centers: Tensor, sizes: Tensor, stride: int, length: int) -> Tensor:
-        """Cells of a level that truths cover along one axis.
+    def _covered(self, centers: Tensor, sizes: Tensor, stride: int, length: int) -> Tensor:
+        """Mark the locations of a level that boxes cover along one axis.
 
         Args:
-            centers, sizes: (N, M), of the truths, in pixels.
-            stride: pixels per cell.
-            length: cells along the axis.
+            centers, sizes: (N, M), of the boxes, in pixels.
+            stride: pixels per location.
+            length: locations along the axis.
 
         Returns:
             (N, M, length), bool.
         """
-        cells = torch.arange(length, device=centers.device)
+        locations = torch.arange(length, device=centers.device)
         if self.scale is None:
-            return cells == location_index(centers, stride, length)[..., None]
-        distances = ((cells + 0.5) * stride - centers[..., None]).abs()
+            return locations == location_index(centers, stride, length)[..., None]
+        distances = ((locations + 0.5) * stride - centers[..., None]).abs()
         return distances <= self.scale * sizes[..., None] / 2
 
 
-def build_adjacent_ignore(cfg, anchors: YOLOv3AnchorGenerator) -> AdjacentIgnore | None:
+def build_adjacent_ignore(cfg, anchor_generator: YOLOv3AnchorGenerator) -> AdjacentIgnore | None:
     """Build what ``cfg.MODEL.YOLOV3.IGNORE_ADJACENT`` names; None for "none".
 
     Raises:
@@ -88,4 +94,6 @@ def build_adjacent_ignore(cfg, anchors: YOLOv3AnchorGenerator) -> AdjacentIgnore
     options = cfg.MODEL.YOLOV3
     scales = {"none": None, "center": None, "box": options.IGNORE_ADJACENT_SCALE}
     scale = choose(scales, options.IGNORE_ADJACENT, "MODEL.YOLOV3.IGNORE_ADJACENT")
-    return None if options.IGNORE_ADJACENT == "none" else AdjacentIgnore(anchors, scale=scale)
+    if options.IGNORE_ADJACENT == "none":
+        return None
+    return AdjacentIgnore(anchor_generator, scale=scale)

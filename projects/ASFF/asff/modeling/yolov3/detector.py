@@ -1,6 +1,6 @@
 """YOLOv3 as a Detectron2 meta-architecture (paper 3.1, 3.4).
 
-Shape letters: N images, K classes, R rows of the dense output (see anchors.py).
+Shape letters: N images, K classes, R all anchors of an image, in the order of anchor_generator.py.
 """
 
 from __future__ import annotations
@@ -19,20 +19,25 @@ from ..backbone.pyramid import build_pyramid
 from .adjacent_ignore import build_adjacent_ignore
 from .anchor_generator import YOLOv3AnchorGenerator
 from .box_regression import to_corners
-from .head import DensePredictions, YOLOv3Head
+from .ground_truth import GroundTruth
+from .head import YOLOv3Head
 from .letterbox import letterbox, undo_letterbox
 from .losses import YOLOv3Losses
-from .matcher import GroundTruth, Matches, YOLOv3Matcher
+from .matcher import Matches, YOLOv3Matcher
+from .predictions import DensePredictions
 
 
 @META_ARCH_REGISTRY.register()
 class YOLOv3(DenseDetector):
     """The one-stage detector of the paper; see :class:`DenseDetector` for its inputs and outputs.
 
+    Detections also have ``pred_levels``: the index into ``head_in_features`` of the level that
+    each was predicted at.
+
     Args:
         backbone: bottom-up, neck and fusion; its features come coarsest first.
         head: maps the features to :class:`DensePredictions`.
-        matcher: assigns truths to rows.
+        matcher: matches ground truth to anchors.
         losses: computes the loss terms.
         pixel_mean, pixel_std: of the input channels.
         score_thresh: boxes whose score (objectness x class probability) is lower are dropped.
@@ -82,18 +87,18 @@ class YOLOv3(DenseDetector):
         if options.LETTERBOX_TEST and cfg.INPUT.SQUARE:
             raise ValueError(
                 "MODEL.YOLOV3.LETTERBOX_TEST is True, but has no effect while INPUT.SQUARE is True "
-                "and squashes images to squares. Set one of them to False."
+                "and resizes images to squares. Set one of them to False."
             )
         backbone = build_pyramid(cfg)
         shapes = backbone.output_shape().values()
-        anchors = YOLOv3AnchorGenerator(
+        anchor_generator = YOLOv3AnchorGenerator(
             options.ANCHORS[::-1],
             [shape.stride for shape in shapes],
             anchor_free=options.ANCHOR_FREE,
         )
         head = YOLOv3Head(
             in_channels=[shape.channels for shape in shapes],
-            anchors=anchors,
+            anchor_generator=anchor_generator,
             num_classes=options.NUM_CLASSES,
             width=options.NECK.WIDTH,
             guided_anchoring=options.GUIDED_ANCHORING,
@@ -106,9 +111,9 @@ class YOLOv3(DenseDetector):
             "backbone": backbone,
             "head": head,
             "matcher": YOLOv3Matcher(
-                anchors,
+                anchor_generator,
                 ignore_thresh=options.IGNORE_THRESH,
-                adjacent_ignore=build_adjacent_ignore(cfg, anchors),
+                adjacent_ignore=build_adjacent_ignore(cfg, anchor_generator),
             ),
             "losses": YOLOv3Losses(
                 options.NUM_CLASSES,
@@ -145,24 +150,20 @@ class YOLOv3(DenseDetector):
     ) -> dict[str, Tensor]:
         # The loss sums are large and the IoUs small differences: float32, also under autocast.
         with torch.autocast(self.device.type, enabled=False):
-            truths = GroundTruth.from_instances(gt_instances)
-            matches = self.label_anchors(predictions, truths)
+            gt = GroundTruth.from_instances(gt_instances)
+            matches = self.label_anchors(predictions, gt)
             height, width = images.tensor.shape[-2:]
-            return self.losses(predictions, matches, truths, float(height * width))
+            return self.losses(predictions, matches, gt, float(height * width))
 
-    def label_anchors(self, predictions: DensePredictions, truths: GroundTruth) -> Matches:
-        """Decide which rows answer for which truths; no gradient passes."""
-        return self.matcher(predictions, truths)
+    def label_anchors(self, predictions: DensePredictions, gt: GroundTruth) -> Matches:
+        """Match ground truth to anchors; no gradient passes."""
+        return self.matcher(predictions, gt)
 
     def losses(
-        self,
-        predictions: DensePredictions,
-        matches: Matches,
-        truths: GroundTruth,
-        image_area: float,
+        self, predictions: DensePredictions, matches: Matches, gt: GroundTruth, image_area: float
     ) -> dict[str, Tensor]:
-        """The ``loss_*`` terms, to be summed."""
-        return self.compute_losses(predictions, matches, truths, image_area)
+        """Compute the ``loss_*`` terms, to be summed; see :class:`YOLOv3Losses`."""
+        return self.compute_losses(predictions, matches, gt, image_area)
 
     def forward_dense(self, images: Tensor) -> Tensor:
         """Predict all boxes of a batch, before any threshold.
@@ -171,8 +172,9 @@ class YOLOv3(DenseDetector):
             images: (N, 3, H, W), normalised; H and W divisible by 32.
 
         Returns:
-            (N, R, 5 + K): cx, cy, w, h in input pixels, objectness and class probabilities. AnchorGrid
-            run over strides 32, 16, 8, then slots (the anchor-free one last), then y, then x.
+            (N, R, 5 + K): cx, cy, w, h in input pixels, objectness and class probabilities. Anchors
+            are ordered by stride (32, 16, 8), then by anchor of a location (the anchor-free one
+            last), then by y, then by x.
 
         Raises:
             ValueError: H or W is not divisible by 32.
@@ -184,47 +186,49 @@ class YOLOv3(DenseDetector):
                 f"The input is {height}x{width} pixels; height and width must be divisible by "
                 f"{divisor}. Pad or resize it (INPUT.TRAIN_SIZES, INPUT.TEST_SIZE)."
             )
-        return dense_output(self.head(list(self.backbone(images).values())))
+        return self.head(list(self.backbone(images).values())).decode()
 
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: DensePredictions
     ) -> list[Instances]:
+        levels = predictions.grid.levels
         results = [
-            self.inference_single_image(dense, size)
-            for dense, size in zip(dense_output(predictions), images.image_sizes)
+            self.inference_single_image(dense, levels, size)
+            for dense, size in zip(predictions.decode(), images.image_sizes)
         ]
         if self.letterbox_test:
             for result in results:
                 undo_letterbox(result.pred_boxes, result.image_size, images.tensor.shape[-1])
         return results
 
-    def inference_single_image(self, dense: Tensor, image_size: tuple[int, int]) -> Instances:
-        """Turn the dense output (R, 5 + K) of an image into its detections, best first."""
+    def inference_single_image(
+        self, dense: Tensor, levels: Tensor, image_size: tuple[int, int]
+    ) -> Instances:
+        """Turn the dense output of an image into its detections, best first.
+
+        Args:
+            dense: (R, 5 + K), see :meth:`forward_dense`.
+            levels: (R,), index of the level of each anchor.
+            image_size: height and width in pixels.
+
+        Returns:
+            ``pred_boxes``, ``scores``, ``pred_classes`` and ``pred_levels``.
+        """
         scores = dense[:, 4:5] * dense[:, 5:]  # (R, K)
         if not self.multi_label:
             best = scores.argmax(dim=1, keepdim=True)
             scores = torch.zeros_like(scores).scatter_(1, best, scores.gather(1, best))
-        rows, classes = (scores > self.score_thresh).nonzero(as_tuple=True)
-        scores, order = scores[rows, classes].sort(descending=True, stable=True)
-        order = order[: self.topk_candidates]
-        scores = scores[: self.topk_candidates]
-        classes, boxes = classes[order], to_corners(dense[rows[order], :4])
+        anchor_idx, classes = (scores > self.score_thresh).nonzero(as_tuple=True)
+        scores, order = scores[anchor_idx, classes].sort(descending=True, stable=True)
+        scores, order = scores[: self.topk_candidates], order[: self.topk_candidates]
+        anchor_idx, classes = anchor_idx[order], classes[order]
+        boxes = to_corners(dense[anchor_idx, :4])
         keep = batched_nms(boxes, scores, classes, self.nms_thresh)
         keep = keep[: self.max_detections_per_image]
-        result = Instances(image_size)
-        result.pred_boxes = Boxes(boxes[keep])
-        result.scores = scores[keep]
-        result.pred_classes = classes[keep]
-        return result
-
-
-def dense_output(predictions: DensePredictions) -> Tensor:
-    """Decode to (N, R, 5 + K): boxes (cx, cy, w, h) in pixels, objectness, class probabilities."""
-    return torch.cat(
-        [
-            predictions.boxes(),
-            predictions.obj_logits.sigmoid()[..., None],
-            predictions.cls_logits.sigmoid(),
-        ],
-        dim=-1,
-    )
+        return Instances(
+            image_size,
+            pred_boxes=Boxes(boxes[keep]),
+            scores=scores[keep],
+            pred_classes=classes[keep],
+            pred_levels=levels[anchor_idx[keep]],
+        )

@@ -1,62 +1,32 @@
 """The YOLOv3 head with guided anchoring (arXiv 1901.03278): first shapes, then boxes and classes.
 
-Shape letters: N images, A slots of a level, H and W of a level, K classes, R rows (see anchors.py).
+Shape letters: N images, A anchors per location of a level (the anchor-free one included), C
+channels, H and W of a level, K classes, R all anchors of an image.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
-from ..layers.conv import conv_norm_act, msra_init, scale_channels
-from ..layers.rfb import ReceptiveFieldBlock
-from .anchor_generator import AnchorGrid
-from .box_regression import apply_deltas, predict_anchors
-
-
-@dataclass
-class DensePredictions:
-    """What the head says of every row, in float32.
-
-    Attributes:
-        box_logits: (N, R, 4), see :func:`asff.modeling.box_transform.apply_deltas`.
-        obj_logits: (N, R).
-        cls_logits: (N, R, K).
-        shape_logits: (N, R, 2), logarithms of the predicted anchor over the base anchor, or None
-            without guided anchoring.
-        rows: base anchor, cell and stride of every row.
-    """
-
-    box_logits: Tensor
-    obj_logits: Tensor
-    cls_logits: Tensor
-    shape_logits: Tensor | None
-    rows: AnchorGrid
-
-    def anchors(self) -> Tensor:
-        """(N, R, 2) predicted anchors, or the (R, 2) base anchors, in pixels."""
-        if self.shape_logits is None:
-            return self.rows.anchors
-        return predict_anchors(self.shape_logits, self.rows.anchors)
-
-    def boxes(self) -> Tensor:
-        """(N, R, 4) decoded boxes: cx, cy, w, h in pixels."""
-        return apply_deltas(self.box_logits, self.anchors(), self.rows.cells, self.rows.strides)
+from ..layers import ReceptiveFieldBlock, conv_norm_act, msra_init, scale_channels
+from .anchor_generator import YOLOv3AnchorGenerator
+from .predictions import DensePredictions
 
 
 class FeatureAdaption(nn.Module):
     """Deformable convolution whose offsets follow from the predicted shapes (guided anchoring).
 
-    From the authors' code: there are as many offset groups as slots (where they divide the
-    channels), and the shape logits are detached, so that this path does not train the shapes.
+    From the authors' code: there are as many offset groups as anchors per location (where they
+    divide the channels), and the shape logits are detached, so that this path does not train the
+    shapes.
 
     Args:
-        channels: of the feature.
+        channels: C.
         num_anchors: A.
         rfb: widen the receptive field of the feature first (ASFF*).
     """
@@ -110,9 +80,9 @@ class YOLOv3HeadLevel(nn.Module):
         if feature_adaption:
             self.adaption = FeatureAdaption(channels, num_anchors, rfb=rfb)
         self.predict = nn.Conv2d(channels, num_anchors * (5 + num_classes), 1)
-        self.init_weights(activation)
+        self._init_weights(activation)
 
-    def init_weights(self, activation: str) -> None:
+    def _init_weights(self, activation: str) -> None:
         msra_init(self, activation)
         # Predictions hardly depend on the image at first, as in RetinaNet.
         if self.shape is not None:
@@ -125,8 +95,8 @@ class YOLOv3HeadLevel(nn.Module):
             nn.init.zeros_(self.adaption.deform.bias)
             if isinstance(self.adaption.rfb, ReceptiveFieldBlock):
                 self.adaption.rfb.init_weights()
-        # Of ten thousands of rows a handful are objects. Start from there (as RetinaNet does), or
-        # the first loss, a sum over all rows, is in the ten thousands and its step ruins all.
+        # A handful of ten thousands of anchors are objects. Start from there (as RetinaNet does),
+        # or the first loss, a sum over all anchors, is in the ten thousands and its step ruins all.
         bias = torch.zeros(self.num_anchors, 5 + self.num_classes)
         bias[:, 4] = -math.log(1000.0)
         bias[:, 5:] = -math.log(self.num_classes)
@@ -142,11 +112,11 @@ class YOLOv3HeadLevel(nn.Module):
 
 
 class YOLOv3Head(nn.Module):
-    """The heads of all levels, their outputs laid out as rows.
+    """The heads of all levels; their outputs are concatenated in the order of the anchors.
 
     Args:
         in_channels: of the levels, coarsest first.
-        anchors: an :class:`asff.modeling.anchors.YOLOv3AnchorGenerator`.
+        anchor_generator: gives the anchors of the same levels.
         width: multiplier of the channels, which are 1024, 512, 256 from the coarsest level on.
         others: see :class:`YOLOv3HeadLevel`.
     """
@@ -155,7 +125,7 @@ class YOLOv3Head(nn.Module):
         self,
         *,
         in_channels: Sequence[int],
-        anchors: nn.Module,
+        anchor_generator: YOLOv3AnchorGenerator,
         num_classes: int,
         width: float = 1.0,
         guided_anchoring: bool = True,
@@ -175,13 +145,13 @@ class YOLOv3Head(nn.Module):
                 "MODEL.YOLOV3.RFB is True but MODEL.YOLOV3.FEATURE_ADAPTION is False, of which the "
                 "receptive field block is a part. Switch both on, or the first off."
             )
-        self.anchors = anchors
+        self.anchor_generator = anchor_generator
         self.num_classes = num_classes
         self.levels = nn.ModuleList(
             YOLOv3HeadLevel(
                 channels,
                 scale_channels(1024 / 2**level, width),
-                slots,
+                num_anchors,
                 num_classes,
                 guided_anchoring=guided_anchoring,
                 feature_adaption=feature_adaption,
@@ -189,27 +159,31 @@ class YOLOv3Head(nn.Module):
                 norm=norm,
                 activation=activation,
             )
-            for level, (channels, slots) in enumerate(zip(in_channels, anchors.num_anchors))
+            for level, (channels, num_anchors) in enumerate(
+                zip(in_channels, anchor_generator.num_anchors)
+            )
         )
 
     def forward(self, features: Sequence[Tensor]) -> DensePredictions:
         """Predict from the levels' features, coarsest first."""
         outputs = [level(x) for level, x in zip(self.levels, features)]
-        logits = torch.cat(
-            [flatten_anchors(out, 5 + self.num_classes) for out, _ in outputs], dim=1
-        )
+        logits = _flatten_levels([logits for logits, _ in outputs], 5 + self.num_classes)
         box_logits, obj_logits, cls_logits = logits.split([4, 1, self.num_classes], dim=-1)
-        shape_logits = None
-        if outputs[0][1] is not None:
-            shape_logits = torch.cat([flatten_anchors(shape, 2) for _, shape in outputs], dim=1)
-        sizes = [tuple(x.shape[-2:]) for x in features]
+        shape_logits = [shape for _, shape in outputs if shape is not None]
         return DensePredictions(
-            box_logits, obj_logits.squeeze(-1), cls_logits, shape_logits, self.anchors(sizes)
+            box_logits=box_logits,
+            obj_logits=obj_logits.squeeze(-1),
+            cls_logits=cls_logits,
+            shape_logits=_flatten_levels(shape_logits, 2) if shape_logits else None,
+            grid=self.anchor_generator([tuple(x.shape[-2:]) for x in features]),
         )
 
 
-def flatten_anchors(x: Tensor, num_values: int) -> Tensor:
-    """(N, A x values, H, W) to (N, A H W, values), in float32."""
-    images, _, height, width = x.shape
-    x = x.float().view(images, -1, num_values, height * width)
-    return x.transpose(2, 3).reshape(images, -1, num_values)
+def _flatten_levels(levels: Sequence[Tensor], num_values: int) -> Tensor:
+    """Concatenate (N, A x values, H, W) of all levels to (N, R, values), in float32."""
+    flat = []
+    for x in levels:
+        num_images, _, height, width = x.shape
+        x = x.float().view(num_images, -1, num_values, height * width)
+        flat.append(x.transpose(2, 3).reshape(num_images, -1, num_values))
+    return torch.cat(flat, dim=1)

@@ -1,6 +1,6 @@
 """Darknet's letterbox: an image keeps its aspect ratio, in the middle of a grey square.
 
-So the original YOLOv3 (arXiv 1804.02767) evaluates, where ASFF squashes images to squares.
+The original YOLOv3 (arXiv 1804.02767) evaluates like this, where ASFF resizes images to squares.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes
 from torch import Tensor
 
-GREY = 127.5  # of 255
+_GREY = 127.5  # of 255
 
 
 def letterbox(images: Sequence[Tensor], size_divisibility: int) -> list[Tensor]:
@@ -31,9 +31,9 @@ def letterbox(images: Sequence[Tensor], size_divisibility: int) -> list[Tensor]:
     squares = []
     for image in images:
         height, width = image.shape[-2:]
-        left, top = margins((height, width), side)
+        left, top = _margins((height, width), side)
         padding = (left, side - width - left, top, side - height - top)
-        squares.append(F.pad(image.float(), padding, value=GREY))
+        squares.append(F.pad(image.float(), padding, value=_GREY))
     return squares
 
 
@@ -44,15 +44,15 @@ def undo_letterbox(boxes: Boxes, image_size: tuple[int, int], side: int) -> None
         image_size: height and width of the image within the square.
         side: of the square.
     """
-    left, top = margins(image_size, side)
+    left, top = _margins(image_size, side)
     boxes.tensor[:, 0::2] -= left
     boxes.tensor[:, 1::2] -= top
 
 
-def margins(image_size: tuple[int, int], side: int) -> tuple[int, int]:
-    """How many grey columns are to the left of an image in a square, and how many rows above it.
+def _margins(image_size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return how many grey columns are left of an image in a square, and how many rows above it.
 
-    An odd one more is to its right, or below it.
+    Where their number is odd, one more is right of it or below it.
     """
     height, width = image_size
     return (side - width) // 2, (side - height) // 2

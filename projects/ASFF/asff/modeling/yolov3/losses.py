@@ -1,6 +1,7 @@
 """The losses of YOLOv3 with guided anchoring: objectness, classes, box, IoU and anchor shape.
 
-Shape letters: N images, M truths of the fullest image, R rows, K classes, S shape rows of a truth.
+Shape letters: N images, M ground-truth boxes of the fullest image, R all anchors of an image, K
+classes, S anchors whose shape a box sets.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .box_regression import apply_deltas, box_iou, get_deltas, predict_anchors, shape_iou
-from .head import DensePredictions
-from .matcher import GroundTruth, Matches, gather_anchors
+from .box_regression import apply_deltas, box_iou, get_deltas, shape_iou
+from .ground_truth import GroundTruth
+from .matcher import Matches
+from .predictions import DensePredictions, gather_anchors
 
 
 class YOLOv3Losses:
@@ -23,7 +25,7 @@ class YOLOv3Losses:
         label_smoothing: class targets 1 - e and e instead of 1 and 0, with e = 1 / K.
         max_smoothing: the largest e. The authors have no such limit: with one class the target of
             every object would be 0, with two classes both would be 1/2. 1.0 restores that.
-        weight_all_losses: truths' weights act on all terms; else on objectness alone.
+        weight_all_losses: mixup weights act on all terms; else on objectness alone.
     """
 
     def __init__(
@@ -40,11 +42,7 @@ class YOLOv3Losses:
         self.weight_all_losses = weight_all_losses
 
     def __call__(
-        self,
-        predictions: DensePredictions,
-        matches: Matches,
-        truths: GroundTruth,
-        image_area: float,
+        self, predictions: DensePredictions, matches: Matches, gt: GroundTruth, image_area: float
     ) -> dict[str, Tensor]:
         """Compute all terms.
 
@@ -53,21 +51,21 @@ class YOLOv3Losses:
 
         Returns:
             ``loss_obj``, ``loss_cls``, ``loss_box`` and, where they apply, ``loss_iou``,
-            ``loss_shape``: terms to be summed. Each reaches every parameter also without truths.
+            ``loss_shape``: terms to be summed. Each reaches every parameter also without objects.
         """
         num_images = len(predictions.obj_logits)
-        weights = truths.weights if self.weight_all_losses else torch.ones_like(truths.weights)
+        weights = gt.weights if self.weight_all_losses else torch.ones_like(gt.weights)
         positive_weights = matches.positive * weights
         losses = {
-            "loss_obj": self.objectness(predictions, matches),
-            "loss_cls": self.classes(predictions, matches, truths, positive_weights),
-            **self.boxes(predictions, matches, truths, positive_weights, image_area),
+            "loss_obj": self._objectness_loss(predictions, matches),
+            "loss_cls": self._class_loss(predictions, matches, gt, positive_weights),
+            **self._box_losses(predictions, matches, gt, positive_weights, image_area),
         }
         if predictions.shape_logits is not None:
-            losses["loss_shape"] = self.shapes(predictions, matches, truths, weights)
+            losses["loss_shape"] = self._shape_loss(predictions, matches, gt, weights)
         return {name: loss / num_images for name, loss in losses.items()}
 
-    def objectness(self, predictions: DensePredictions, matches: Matches) -> Tensor:
+    def _objectness_loss(self, predictions: DensePredictions, matches: Matches) -> Tensor:
         return F.binary_cross_entropy_with_logits(
             predictions.obj_logits,
             matches.obj_targets,
@@ -75,40 +73,44 @@ class YOLOv3Losses:
             reduction="sum",
         )
 
-    def classes(
-        self, predictions: DensePredictions, matches: Matches, truths: GroundTruth, weights: Tensor
+    def _class_loss(
+        self, predictions: DensePredictions, matches: Matches, gt: GroundTruth, weights: Tensor
     ) -> Tensor:
-        logits = gather_anchors(predictions.cls_logits, matches.row)
-        targets = self.class_targets(matches, truths, logits.shape[-1])
+        logits = gather_anchors(predictions.cls_logits, matches.anchor_idx)
+        targets = self.class_targets(matches, gt, logits.shape[-1])
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return (loss.sum(dim=-1) * weights).sum()
 
-    def class_targets(self, matches: Matches, truths: GroundTruth, num_classes: int) -> Tensor:
-        """(N, M, K): on a shared row classes unite; with smoothing, the last truth's counts."""
-        classes = torch.arange(num_classes, device=truths.classes.device)
-        one_hot = (truths.classes[..., None] == classes).float()
+    def class_targets(self, matches: Matches, gt: GroundTruth, num_classes: int) -> Tensor:
+        """Return class targets (N, M, K).
+
+        The classes of boxes on the same anchor unite; with smoothing, those of the last box count.
+        """
+        classes = torch.arange(num_classes, device=gt.classes.device)
+        one_hot = (gt.classes[..., None] == classes).float()
         if self.smoothing:
             return one_hot * (1 - self.smoothing) + (1 - one_hot) * self.smoothing
         return (matches.same_anchor.float() @ one_hot).clamp(max=1)
 
-    def boxes(
+    def _box_losses(
         self,
         predictions: DensePredictions,
         matches: Matches,
-        truths: GroundTruth,
+        gt: GroundTruth,
         weights: Tensor,
         image_area: float,
     ) -> dict[str, Tensor]:
-        rows, row = predictions.grid, matches.row
-        anchors = rows.anchors[row]
-        if predictions.shape_logits is not None:
-            # Not detached: the box losses train the predicted anchor too.
-            anchors = predict_anchors(gather_anchors(predictions.shape_logits, row), anchors)
-        place = anchors, rows.cells[row], rows.strides[row]
-        logits = gather_anchors(predictions.box_logits, row)
-        targets = get_deltas(truths.boxes, *place)
+        grid, anchor_idx = predictions.grid, matches.anchor_idx
+        # Not detached: the box losses train the predicted anchors too.
+        anchors = (
+            predictions.anchor_sizes_at(anchor_idx),
+            grid.locations[anchor_idx],
+            grid.strides[anchor_idx],
+        )
+        logits = gather_anchors(predictions.box_logits, anchor_idx)
+        targets = get_deltas(gt.boxes, *anchors)
         # Small boxes count more: up to 2, and 1 for a box as large as the image.
-        scale = weights * (2 - truths.boxes[..., 2:].prod(dim=-1) / image_area)
+        scale = weights * (2 - gt.boxes[..., 2:].prod(dim=-1) / image_area)
 
         center = F.binary_cross_entropy_with_logits(
             logits[..., :2], targets[..., :2], reduction="none"
@@ -116,17 +118,16 @@ class YOLOv3Losses:
         size = (logits[..., 2:] - targets[..., 2:]).abs()
         losses = {"loss_box": ((center + size).sum(dim=-1) * scale).sum()}
         if self.iou_loss:
-            iou = box_iou(apply_deltas(logits, *place), truths.boxes)
+            iou = box_iou(apply_deltas(logits, *anchors), gt.boxes)
             losses["loss_iou"] = ((1 - iou**2) * scale).sum()
         return losses
 
-    def shapes(
-        self, predictions: DensePredictions, matches: Matches, truths: GroundTruth, weights: Tensor
+    def _shape_loss(
+        self, predictions: DensePredictions, matches: Matches, gt: GroundTruth, weights: Tensor
     ) -> Tensor:
-        """1 - IoU^2 between truths and the predicted anchors of both candidate slots."""
-        row = matches.shape_anchor_idx.flatten(1)  # (N, M S)
-        predicted = predict_anchors(
-            gather_anchors(predictions.shape_logits, row), predictions.grid.anchors[row]
-        ).view(*matches.shape_anchor_idx.shape, 2)
-        iou = shape_iou(predicted, truths.boxes[..., None, 2:])
+        """Sum 1 - IoU^2 of ground truth and predicted anchors, shapes only."""
+        anchor_idx = matches.shape_anchor_idx.flatten(1)  # (N, M S)
+        sizes = predictions.anchor_sizes_at(anchor_idx)
+        sizes = sizes.view(*matches.shape_anchor_idx.shape, 2)
+        iou = shape_iou(sizes, gt.boxes[..., None, 2:])
         return ((1 - iou**2) * matches.shape_positive * weights[..., None]).sum()

@@ -1,0 +1,63 @@
+"""The dense output of the YOLOv3 head.
+
+Shape letters: N images, R all anchors of an image, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .anchor_generator import AnchorGrid
+from .box_regression import apply_deltas, predict_anchors
+
+
+@dataclass
+class DensePredictions:
+    """Predictions of the head for every anchor, in float32.
+
+    Attributes:
+        box_logits: (N, R, 4), see :func:`apply_deltas`.
+        obj_logits: (N, R).
+        cls_logits: (N, R, K).
+        shape_logits: (N, R, 2), logarithms of the predicted anchor over the base anchor, or None
+            without guided anchoring.
+        grid: the base anchors.
+    """
+
+    box_logits: Tensor
+    obj_logits: Tensor
+    cls_logits: Tensor
+    shape_logits: Tensor | None
+    grid: AnchorGrid
+
+    def anchor_sizes(self) -> Tensor:
+        """Return the sizes of the predicted anchors (N, R, 2) or base anchors (R, 2), in pixels."""
+        if self.shape_logits is None:
+            return self.grid.sizes
+        return predict_anchors(self.shape_logits, self.grid.sizes)
+
+    def anchor_sizes_at(self, anchor_idx: Tensor) -> Tensor:
+        """Return :meth:`anchor_sizes` of the anchors (N, M) alone: (N, M, 2)."""
+        sizes = self.grid.sizes[anchor_idx]
+        if self.shape_logits is None:
+            return sizes
+        return predict_anchors(gather_anchors(self.shape_logits, anchor_idx), sizes)
+
+    def boxes(self) -> Tensor:
+        """Decode the boxes: (N, R, 4), cx, cy, w, h in pixels."""
+        return apply_deltas(
+            self.box_logits, self.anchor_sizes(), self.grid.locations, self.grid.strides
+        )
+
+    def decode(self) -> Tensor:
+        """Decode to (N, R, 5 + K): boxes as of :meth:`boxes`, objectness, class probabilities."""
+        objectness = self.obj_logits.sigmoid()[..., None]
+        return torch.cat([self.boxes(), objectness, self.cls_logits.sigmoid()], dim=-1)
+
+
+def gather_anchors(x: Tensor, anchor_idx: Tensor) -> Tensor:
+    """Take values of x (N, R, C) at anchors (N, M): (N, M, C)."""
+    return x.gather(1, anchor_idx[..., None].expand(-1, -1, x.shape[-1]))
