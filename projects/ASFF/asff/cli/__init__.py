@@ -5,42 +5,73 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-# A verb's module is named after it; it has `add_arguments(parser)` and `run(args)`.
+# The module of a verb is named after it; it has `add_arguments(parser)` and `run(args)`.
 VERBS = {
-    "quickstart": "generate images, train a small detector on them, evaluate and draw",
+    "quickstart": "train a small detector on generated images, evaluate it, draw its detections",
     "train": "train or evaluate a detector, as train_net.py does",
-    "predict": "detect objects in images, folders, videos or a camera's pictures",
-    "report": "write a page on a run: curves, AP, mistakes, worst images",
-    "fusion-maps": "draw which level feeds which place, or measure it over a dataset",
-    "check-data": "find and repair what is wrong with datasets before training",
+    "predict": "detect objects in images, videos or the frames of a camera",
+    "report": "write an HTML page about a run: curves, AP, mistakes, worst images",
+    "fusion-maps": "draw the fusion weights of images, or summarize those of a dataset",
+    "check-data": "find and repair faults of datasets before training",
     "fit-anchors": "cluster the boxes of a dataset into anchors",
     "convert": "convert checkpoints of other programs",
-    "ablate": "train configs with several seeds, and compare them",
-    "benchmark": "measure speed and memory of detectors, training and data",
-    "gradients": "measure how consistent the levels' gradients are",
-    "measure-swap": "measure what swapping FPN for ASFF-FPN changes",
+    "ablate": "train configs with several seeds and compare them",
+    "benchmark": "measure speed and memory of models, training and data loading",
+    "gradients": "measure how consistent the gradients of the levels are",
+    "measure-swap": "measure what replacing FPN by ASFF-FPN changes",
 }
+
+OVERVIEW = """Train, evaluate and inspect detectors with adaptively spatial feature fusion (ASFF).
+
+usage: asff COMMAND INPUT... --option VALUE ... KEY VALUE ...
+
+commands:
+{commands}
+
+Inputs come first, then options, then KEY VALUE pairs, which override keys of the config. Options
+that several commands share:
+
+  --config-file FILE  a config: a file here, or one of the package, as coco/yolov3_d53_asff.yaml
+  --weights FILE      a checkpoint; it contains its config and class names
+  --output PATH       the file or folder to write; by default a folder below output/
+
+`asff COMMAND --help` describes a command. Exit code 2: the command line, a config or a file must be
+corrected; the message names it. To begin with:
+
+  asff quickstart
+  asff predict photo.jpg --weights output/quickstart/model_final.pth
+  asff report output/quickstart
+  asff train --config-file coco/yolov3_d53_asff.yaml --num-gpus 4 SOLVER.BASE_LR 0.01"""
+
+CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")
 
 
 class VerbParser(argparse.ArgumentParser):
     """Parser of one verb: inputs first, then options, then KEY VALUE pairs of the config."""
 
-    def __init__(self, verb: str, **options):
-        super().__init__(
-            prog=f"asff {verb}", formatter_class=argparse.RawDescriptionHelpFormatter, **options
-        )
-        self._input_parser = argparse.ArgumentParser(prog=self.prog, add_help=False)
+    def __init__(self, prog: str, **options):
+        super().__init__(prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._input_parser = argparse.ArgumentParser(prog=prog, add_help=False)
+        self._input_parser.error = self.error
+        self._inputs = self._input_parser.add_argument_group("inputs")
+        self._positionals.title = "config"
 
     def add_input(self, name: str, **options) -> None:
         """Add an input, which comes before all options; see :meth:`add_argument`."""
-        self._input_parser.add_argument(name, **options)
+        self._inputs.add_argument(name, **options)
 
     def add_config_file(self, **options) -> None:
-        """Add ``--config-file``, and KEY VALUE pairs that override its keys as ``args.opts``."""
+        """Add ``--config-file``, and KEY VALUE pairs that override its keys."""
         self.add_argument("--config-file", metavar="FILE", **options)
+        self.add_opts()
+
+    def add_opts(self) -> None:
+        """Add KEY VALUE pairs that override keys of the config, as ``args.opts``."""
         self.add_argument(
             "opts",
             nargs=argparse.REMAINDER,
@@ -52,35 +83,97 @@ class VerbParser(argparse.ArgumentParser):
         """Add ``--weights``, a checkpoint."""
         self.add_argument("--weights", metavar="FILE", **options)
 
-    def add_output(self, **options) -> None:
+    def add_output(self, default: str | None = None, **options) -> None:
         """Add ``--output``, the file or folder to write."""
-        self.add_argument("--output", **options)
+        if default is not None:
+            options = {"default": Path(default), "metavar": "FOLDER", **options}
+            options.setdefault("help", f"folder to write to; default: {default}")
+        self.add_argument("--output", type=Path, **options)
+
+    def add_min_score(self, **options) -> None:
+        """Add ``--min-score``, the lowest score of detections that are kept or drawn."""
+        self.add_argument("--min-score", type=score, default=0.3, metavar="SCORE", **options)
 
     def format_usage(self) -> str:
-        inputs = self._input_parser.format_usage().split(self.prog, 1)[1].strip()
-        options = super().format_usage().split(self.prog, 1)[1].strip()
-        return f"usage: {self.prog} {inputs} {options}\n"
+        inputs = self._input_parser.format_usage().split(self.prog, 1)[1]
+        options = super().format_usage().split(self.prog, 1)[1]
+        usage = " ".join(f"{inputs} {options}".split())
+        if usage.endswith(" ..."):  # argparse's notation of the remainder
+            usage = f"{usage[:-3]}KEY VALUE ..."
+        return f"usage: {self.prog} {usage}\n"
 
-    def parse_args(self, args: Sequence[str], namespace=None) -> argparse.Namespace:
+    def format_help(self) -> str:
+        inputs = self._input_parser.format_help().partition("\n\n")[2]
+        _, description, options = super().format_help().partition(self.description.strip())
+        parts = (self.format_usage(), description, inputs, options)
+        return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"{self.prog}: error: {message}. See {self.prog} --help.\n")
+
+    def parse_known_args(self, args: Sequence[str], namespace=None):
         first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
-        if {"-h", "--help"} & {*args}:
-            super().parse_args(["--help"])
+        if self._inputs._group_actions and {"-h", "--help"} & {*args}:
+            self.print_help()
+            self.exit()
         parsed, rest = self._input_parser.parse_known_args(args[:first], namespace)
-        return super().parse_args([*rest, *args[first:]], parsed)
+        pairs = self._find_pairs(args)
+        parsed, unknown = super().parse_known_args([*rest, *args[first:pairs]], parsed)
+        if pairs < len(args):
+            parsed.opts = args[pairs:]
+        opts = getattr(parsed, "opts", ())
+        for arg in opts:
+            if arg in self._option_string_actions:
+                self.error(f"{arg} comes after '{opts[0]}': put options before KEY VALUE pairs")
+        return parsed, unknown
+
+    def _find_pairs(self, args: Sequence[str]) -> int:
+        """Find the first KEY after the values of an option that takes any number of them."""
+        takes_more = False
+        for i, arg in enumerate(args):
+            if arg.startswith("-"):
+                action = self._option_string_actions.get(arg)
+                takes_more = action is not None and action.nargs == "+"
+            elif takes_more and CONFIG_KEY.fullmatch(arg):
+                return i
+        return len(args)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a type of arguments: whole numbers from ``least`` on."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {least}")
+        return int(text)
+
+    return read
+
+
+def score(text: str) -> float:
+    """Read a score of the command line."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return float(text)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Args:
-        args: of the command line, by default those of this process.
+        args: arguments, by default those of this process.
 
     Returns:
-        The exit code: 2 for an error that the user can mend.
+        The exit code: 2 for an error that the user can correct.
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help"):
         print(overview())
+        return 0
+    if args[0] == "--version":
+        from .. import __version__
+
+        print(f"asff {__version__}")
         return 0
     verb, *rest = args
     if verb not in VERBS:
@@ -89,30 +182,17 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"asff: error: there is no command '{verb}'.{hint} See asff --help.", file=sys.stderr)
         return 2
     module = importlib.import_module(f".{verb.replace('-', '_')}", __package__)
-    parser = VerbParser(verb, description=module.__doc__)
+    parser = VerbParser(f"asff {verb}", description=module.__doc__)
     module.add_arguments(parser)
     parsed = parser.parse_args(rest)
-    from ..engine import user_errors  # what needs torch comes after the command line is right
+    from ..engine import user_errors  # loads much, which --help does not need
 
     with user_errors(program=parser.prog):
         return module.run(parsed) or 0
 
 
 def overview() -> str:
-    """The page that ``asff --help`` prints."""
+    """Return the page that ``asff --help`` prints."""
     width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:{width}}  {summary}" for verb, summary in VERBS.items())
-    return f"""Adaptively spatial feature fusion (ASFF) for Detectron2.
-
-usage: asff COMMAND INPUT... --option VALUE ... KEY VALUE ...
-
-commands:
-{verbs}
-
-Inputs come first, then options, then KEY VALUE pairs that override keys of the config. Commands
-share --config-file FILE, --weights FILE and --output PATH. `asff COMMAND --help` describes one.
-
-  asff quickstart
-  asff predict photo.jpg --weights output/quickstart/model_final.pth
-  asff report output/quickstart
-  asff train --config-file coco/yolov3_d53_asff.yaml --num-gpus 4 SOLVER.BASE_LR 0.01"""
+    commands = "\n".join(f"  {verb:{width}}  {summary}" for verb, summary in VERBS.items())
+    return OVERVIEW.format(commands=commands)

@@ -29,18 +29,18 @@ from ..data import (
     resolve_custom_datasets,
 )
 from ..data.image_io import check_size
-from ..engine import Predictor, user_errors
+from ..engine import Predictor
 from ..visualization import draw_fusion
 
 # isort: split
 import numpy as np
 from detectron2.data import DatasetCatalog
-from detectron2.utils.logger import setup_logger
 from PIL import Image
 from tqdm import tqdm
 
-from .predict_inputs import add_detector_arguments, find_files
-from .predict_outputs import OutputFolder
+from ..data.media import find_media
+from ..visualization.files import OutputFolder
+from . import VerbParser
 
 QUALITY = 85  # of WebP
 
@@ -51,7 +51,7 @@ def find_images(inputs: list[str]) -> list[str]:
     Raises:
         ValueError: an input stands for nothing, or is a video.
     """
-    images, videos = find_files(inputs)
+    images, videos = find_media(inputs)
     if videos:
         raise ValueError(f"{videos[0]}: a video cannot be shown; name images, such as its frames.")
     return images
@@ -126,6 +126,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         ValueError: it is wrong, or what it names cannot be read.
     """
+    if not args.images and args.dataset is None:
+        raise ValueError("name an IMAGE, or --dataset.")
     images = find_images(args.images)
     folder = OutputFolder(args.output, images)
     predictor = load_detector(args)
@@ -138,23 +140,10 @@ def run(args: argparse.Namespace) -> None:
         write_numbers(predictor, records, args)
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder, pattern")
+def add_arguments(parser: VerbParser) -> None:
+    parser.add_input("images", nargs="*", metavar="IMAGE", help="file, folder, pattern")
     parser.add_argument("--dataset", metavar="NAME", help="numbers over a dataset")
-    add_detector_arguments(parser, output="output/fusion", scores="detections to be drawn")
-    args = parser.parse_args()
-    if not args.images and args.dataset is None:
-        parser.error("name an IMAGE, or --dataset")
-    return args
-
-
-def main() -> None:
-    args = parse_args()
-    setup_logger(name="asff")
-    with user_errors():
-        run(args)
-
-
-if __name__ == "__main__":
-    main()
+    parser.add_weights(required=True, help="checkpoint")
+    parser.add_output("output/fusion_maps")
+    parser.add_min_score(help="lowest score of detections to draw; default: %(default)s")
+    parser.add_config_file(help="default: the config inside the checkpoint")

@@ -1,115 +1,54 @@
-#!/usr/bin/env python
-"""Detects objects in images, videos or a camera's pictures, and draws them.
+"""Detect objects in images, videos or the frames of a camera, and draw them.
 
-    python tools/demo.py INPUT... --weights FILE [--config-file FILE] [--output FOLDER]
-    python tools/demo.py photo.jpg folder 'data/**/*.png' clip.mp4 --weights model_final.pth
-    python tools/demo.py --webcam --show --weights model_final.pth
+    asff predict photo.jpg folder 'data/**/*.png' clip.mp4 --weights model_final.pth
+    asff predict --webcam --show --weights model_final.pth
 
 An INPUT is an image, a video, a folder of them, or a pattern in quotes. Without --config-file, the
-checkpoint's own config is used. FOLDER gets NAME.jpg for every image (small ones enlarged, and none
-above 4096 pixels), NAME.mp4 for every video, and detections.json in COCO's format. Files that
-cannot be read are left out and named at the end.
-Exit code 0; 2 where the command line is wrong, or a video or all images cannot be read.
+config inside the checkpoint is used. The output folder gets NAME.jpg for every image (small ones
+enlarged, large ones reduced to 4096 pixels), NAME.mp4 for every video, and detections.json in
+COCO's format. Files that cannot be read are skipped and named at the end; the exit code is 2 if one
+of them is a video, or no image is left.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
 
-# First, for it says what is not installed.
-from ..data.image_io import UnreadableImage
-from ..engine import Predictor, user_errors
-from ..visualization import draw_instances
-
-# isort: split
-import numpy as np
-from detectron2.utils.logger import setup_logger
-from tqdm import tqdm
-
-from .predict_inputs import UnreadableVideo, Video, add_detector_arguments, batches, find_files
-from .predict_outputs import CocoFile, OutputFolder, VideoFile, open_window, show
+from . import VerbParser, at_least
 
 
-class Demo:
-    """Detects, draws and writes, batch by batch: nothing of an image is kept.
-
-    Attributes:
-        unreadable: a line for every file that is left out.
-        failed: whether one of them is a video.
-    """
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        folder: OutputFolder,
-        results: CocoFile,
-        *,
-        min_score: float,
-        show: bool,
-    ):
-        self.predictor, self.folder, self.results = predictor, folder, results
-        self.min_score, self.show = min_score, show
-        self.unreadable: list[str] = []
-        self.failed = False
-
-    def run_images(self, files: Sequence[str]) -> None:
-        with tqdm(total=len(files), unit=" images") as bar:
-            for batch in batches(self.read(files, bar), self.predictor.batch_size):
-                for info, picture in self.detect(batch):
-                    self.folder.save(info["file_name"], picture)
-                    if self.show:
-                        show(picture, wait=True)
-                    bar.update()
-
-    def read(self, files: Sequence[str], bar: tqdm) -> Iterator[tuple[dict, np.ndarray]]:
-        """The images that can be read."""
-        for file in files:
-            try:
-                yield {"file_name": file}, self.predictor.read(file)
-            except UnreadableImage as error:
-                self.unreadable.append(str(error))
-                bar.update()
-
-    def run_video(self, source: str | int) -> None:
-        """Go through a video file, or through the pictures of a camera until a key ends it."""
-        name = f"webcam{source}" if isinstance(source, int) else source
-        size = 1 if isinstance(source, int) else self.predictor.batch_size  # a camera is live
-        try:
-            video = Video(source)
-            frames = (({"file_name": name, "frame": i}, x) for i, x in enumerate(video))
-            with (
-                VideoFile(self.folder.name(name, ".mp4"), video.fps) as output,
-                tqdm(total=video.num_frames or None, unit=" images") as bar,
-            ):
-                for batch in batches(frames, size):
-                    for _, picture in self.detect(batch):
-                        output.write(picture)
-                        if self.show:
-                            show(picture, wait=False)
-                        bar.update()
-            video.check_end()
-        except UnreadableVideo as error:
-            self.unreadable.append(str(error))
-            self.failed = True
-
-    def detect(self, batch: list[tuple[dict, np.ndarray]]) -> Iterator[tuple[dict, np.ndarray]]:
-        """Note the detections of a batch; what the images are called, and their pictures."""
-        for (info, image), found in zip(batch, self.predictor([image for _, image in batch])):
-            found = found[found.scores >= self.min_score]
-            self.results.add(info, image.shape, found)
-            names = self.predictor.class_names
-            yield info, draw_instances(image, found, names, min_score=self.min_score)
+def add_arguments(parser: VerbParser) -> None:
+    parser.add_input("inputs", nargs="*", metavar="INPUT", help="image, video, folder or pattern")
+    parser.add_argument(
+        "--webcam", nargs="?", type=int, const=0, metavar="NUMBER", help="a camera; 0 is the first"
+    )
+    parser.add_weights(required=True, help="checkpoint")
+    parser.add_output("output/predict")
+    parser.add_min_score(help="lowest score of a detection; default: %(default)s")
+    parser.add_argument("--batch-size", type=at_least(1), default=8, metavar="N")
+    parser.add_argument("--show", action="store_true", help="also show in a window; q ends it")
+    parser.add_config_file(help="default: the config inside the checkpoint")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what the command line says.
+    """Detect in all inputs.
 
     Raises:
-        ValueError: it is wrong, or what it names cannot be read.
+        ValueError: an option cannot be used, or a video or all images cannot be read.
     """
-    images, videos = find_files(args.inputs)
+    from detectron2.utils.logger import setup_logger
+
+    from ..data.media import find_media
+    from ..engine import Predictor
+    from ..engine.demo import Demo
+    from ..visualization.files import DetectionsFile, OutputFolder
+    from ..visualization.window import open_window
+
+    setup_logger(name="asff")
+    if not args.inputs and args.webcam is None:
+        raise ValueError("name an INPUT, or --webcam.")
+    images, videos = find_media(args.inputs)
     folder = OutputFolder(args.output, [*images, *videos])
     if args.show:
         open_window()
@@ -118,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     )
     path = args.output / "detections.json"
     start = time.perf_counter()
-    with CocoFile(path, predictor.class_names) as results:
+    with DetectionsFile(path, predictor.class_names) as results:
         demo = Demo(predictor, folder, results, min_score=args.min_score, show=args.show)
         try:
             if images:
@@ -134,49 +73,11 @@ def run(args: argparse.Namespace) -> None:
             f"{results.num_images} images ({results.num_images / seconds:.1f} images/s): "
             f"{args.output}, {path}"
         )
-    report_unreadable(demo, len(images) + len(videos))
-
-
-def report_unreadable(demo: Demo, num_files: int) -> None:
-    """Name the files that were left out.
-
-    Raises:
-        ValueError: one was a video, or nothing was left.
-    """
-    lines = demo.unreadable
-    if not lines:
-        return
-    message = lines[0]
-    if num_files > 1:
-        message = "\n  ".join([f"{len(lines)} of {num_files} files cannot be read:", *lines])
-    if demo.failed or not demo.results.num_images:
-        raise ValueError(message)
-    print(message)
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="image, video, folder, pattern")
-    parser.add_argument(
-        "--webcam", nargs="?", type=int, const=0, metavar="NUMBER", help="a camera; 0 is the first"
-    )
-    add_detector_arguments(parser, output="output/demo", scores="what is kept")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--show", action="store_true", help="also in a window; q ends it")
-    args = parser.parse_args()
-    if not args.inputs and args.webcam is None:
-        parser.error("name an INPUT, or --webcam")
-    if args.batch_size < 1:
-        parser.error(f"--batch-size is {args.batch_size}, but must be at least 1")
-    return args
-
-
-def main() -> None:
-    args = parse_args()
-    setup_logger(name="asff")
-    with user_errors():
-        run(args)
-
-
-if __name__ == "__main__":
-    main()
+    if demo.unreadable:
+        message, num_files = demo.unreadable[0], len(images) + len(videos)
+        if num_files > 1:
+            head = f"{len(demo.unreadable)} of {num_files} files cannot be read:"
+            message = "\n  ".join([head, *demo.unreadable])
+        if demo.failed or not results.num_images:
+            raise ValueError(message)
+        print(message)

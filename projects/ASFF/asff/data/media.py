@@ -1,8 +1,7 @@
-"""What demo.py and visualize_fusion.py are given: a detector, and files, videos or a camera."""
+"""Read images and videos that a command line names: files, folders, patterns and cameras."""
 
 from __future__ import annotations
 
-import argparse
 import glob
 import math
 import os
@@ -12,62 +11,42 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..data.datasets.files import IMAGE_SUFFIXES
+from .datasets.files import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
-# Containers often estimate their number of frames; what ends before this share of it breaks off.
-LEAST_FRAMES = 0.9
-# A batch is cut short where its images together have more: what is decoded has to fit in memory.
+# Containers often estimate their number of frames; a video with a smaller share of it is truncated.
+MIN_FRAMES = 0.9
+# Limit of the pixels of a batch: its decoded images have to fit in memory.
 MAX_PIXELS = 50_000_000
 
-# What OpenCV and FFmpeg would print, our own messages say.
+# Our own messages replace what OpenCV and FFmpeg would print.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.setLogLevel(0)
 
 
-def add_detector_arguments(parser: argparse.ArgumentParser, *, output: str, scores: str) -> None:
-    """Add the options of both tools.
-
-    Args:
-        output: the folder to write to, if none is named.
-        scores: what --min-score is the least score of.
-    """
-    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint")
-    parser.add_argument("--config-file", metavar="FILE", help="default: the checkpoint's own")
-    parser.add_argument("--output", type=Path, default=Path(output), metavar="FOLDER")
-    parser.add_argument("--min-score", type=score, default=0.3, help=f"of {scores}")
-    parser.add_argument(
-        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys; put it last"
-    )
-
-
-def score(text: str) -> float:
-    """Reads a score of the command line."""
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return float(text)
-
-
 class UnreadableVideo(ValueError):
-    """A video or camera that gives no frames, or a video that breaks off."""
+    """A video or camera without frames, or a truncated video."""
 
 
-def find_files(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The image files and the video files that inputs stand for, each once.
+def find_media(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Find the images and the videos that inputs stand for, each once.
 
     Args:
-        inputs: files; folders, for the images and videos right in them; or patterns as
+        inputs: files; folders, for the images and videos directly in them; or patterns such as
             ``data/**/*.jpg``.
 
+    Returns:
+        Files of images, and files of videos.
+
     Raises:
-        ValueError: an input stands for nothing.
+        ValueError: an input stands for no file.
     """
-    files = dict.fromkeys(file for item in inputs for file in expand(item))
-    videos = [file for file in files if is_video(file)]
-    return [file for file in files if not is_video(file)], videos
+    files = dict.fromkeys(file for item in inputs for file in _expand(item))
+    videos = [file for file in files if _is_video(file)]
+    return [file for file in files if not _is_video(file)], videos
 
 
-def expand(item: str) -> list[str]:
+def _expand(item: str) -> list[str]:
     path = Path(item)
     if path.is_dir():
         suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
@@ -77,13 +56,13 @@ def expand(item: str) -> list[str]:
         return [item]
     else:
         files = [x for x in glob.glob(item, recursive=True) if os.path.isfile(x)]
-        missing = "no file is like that" if glob.has_magic(item) else "there is no such file"
+        missing = "no file matches" if glob.has_magic(item) else "there is no such file"
     if not files:
         raise ValueError(f"{item}: {missing}.")
     return sorted(files)
 
 
-def is_video(file: str) -> bool:
+def _is_video(file: str) -> bool:
     return file.lower().endswith(VIDEO_SUFFIXES)
 
 
@@ -94,8 +73,8 @@ class Video:
         source: a path, or the number of a camera.
 
     Attributes:
-        fps: frames a second.
-        num_frames: as the file says; 0 where nothing does.
+        fps: frames per second.
+        num_frames: number of frames by the file's header; 0 if unknown.
 
     Raises:
         UnreadableVideo: it cannot be opened.
@@ -116,37 +95,37 @@ class Video:
         self.num_read, self.seconds = 0, 0.0
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Frames (H, W, 3), RGB, upright."""
+        """Iterate over the frames (H, W, 3), RGB, upright."""
         while True:
-            there, frame = self.capture.read()
-            if not there:
+            success, frame = self.capture.read()
+            if not success:
                 return
             self.num_read += 1
             self.seconds = self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
     def check_end(self) -> None:
-        """Raise an UnreadableVideo where there were no frames, or they end far too early."""
+        """Raise an UnreadableVideo if no frame was read, or the video is truncated."""
         if not self.num_read:
             raise UnreadableVideo(f"{self.source}: no frame can be read.")
-        # Evenly spaced, there would be so many: of a changing frame rate the number is too large.
+        # The header of a variable frame rate counts more frames than there are: use the time too.
         reached = max(self.num_read, self.seconds * self.fps + 1)
-        if reached < LEAST_FRAMES * self.num_frames:
+        if reached < MIN_FRAMES * self.num_frames:
             raise UnreadableVideo(
                 f"{self.source}: breaks off after {reached / self.fps:.1f} of "
                 f"{self.num_frames / self.fps:.1f} seconds."
             )
 
 
-def batches(
-    images: Iterable[tuple[dict, np.ndarray]], size: int
+def batch_images(
+    images: Iterable[tuple[dict, np.ndarray]], batch_size: int
 ) -> Iterator[list[tuple[dict, np.ndarray]]]:
-    """Images and what is known of them, ``size`` at a time, or fewer where they are huge."""
+    """Group images, each with its metadata, into batches, smaller ones where images are huge."""
     batch: list[tuple[dict, np.ndarray]] = []
     for image in images:
         batch.append(image)
         pixels = sum(x.shape[0] * x.shape[1] for _, x in batch)
-        if len(batch) == size or pixels > MAX_PIXELS:
+        if len(batch) == batch_size or pixels > MAX_PIXELS:
             yield batch
             batch = []
     if batch:

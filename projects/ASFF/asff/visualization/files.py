@@ -1,11 +1,9 @@
-"""What tools/demo.py makes: pictures, videos, a JSON file and a window."""
+"""Write what was detected: images, videos and a COCO JSON file."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +14,18 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
 
-WINDOW = "detections (any key: next, q: end)"
-QUALITY = 92  # of JPEG
+JPEG_QUALITY = 92
 
 
 class OutputFolder:
-    """The folder of the pictures and videos; it gives each a name of its own.
+    """A folder to write to, in which every input gets a file name of its own.
+
+    Args:
+        folder: made if it does not exist.
+        inputs: files to be read, none of which may lie in the folder.
 
     Raises:
-        ValueError: it cannot be made or written to, or holds what is to be read.
+        ValueError: the folder cannot be made or written to, or holds an input.
     """
 
     def __init__(self, folder: Path, inputs: Sequence[str]):
@@ -42,7 +43,7 @@ class OutputFolder:
         self.names: set[str] = set()
 
     def name(self, file: str, suffix: str) -> Path:
-        """The file to write for one that was read: its name, numbered if that is taken."""
+        """Return the file to write for an input: its name, numbered if that is taken."""
         stem = Path(file).stem
         name, number = stem + suffix, 1
         while name.lower() in self.names:
@@ -51,27 +52,27 @@ class OutputFolder:
         self.names.add(name.lower())
         return self.folder / name
 
-    def save(self, file: str, picture: np.ndarray) -> None:
-        """Write a picture (H, W, 3), RGB."""
-        Image.fromarray(picture).save(self.name(file, ".jpg"), quality=QUALITY)
+    def save(self, file: str, image: np.ndarray) -> None:
+        """Write an image (H, W, 3), RGB, as the JPEG of an input."""
+        Image.fromarray(image).save(self.name(file, ".jpg"), quality=JPEG_QUALITY)
 
 
 class VideoFile:
-    """A video that is written frame by frame; the first one says how large it is."""
+    """A video written frame by frame; the first frame determines its size."""
 
     def __init__(self, path: Path, fps: float):
         self.path, self.fps = path, fps
         self.writer: cv2.VideoWriter | None = None
 
-    def write(self, picture: np.ndarray) -> None:
+    def write(self, frame: np.ndarray) -> None:
         """Append a frame (H, W, 3), RGB."""
         if self.writer is None:
             codec = cv2.VideoWriter_fourcc(*"mp4v")  # in every build of OpenCV
-            size = picture.shape[1], picture.shape[0]
+            size = frame.shape[1], frame.shape[0]
             self.writer = cv2.VideoWriter(str(self.path), codec, self.fps, size)
             if not self.writer.isOpened():
                 raise ValueError(f"{self.path}: this OpenCV cannot write mp4 videos.")
-        self.writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def __enter__(self) -> VideoFile:
         return self
@@ -81,8 +82,8 @@ class VideoFile:
             self.writer.release()
 
 
-class CocoFile:
-    """Detections in COCO's format, with scores; written as they come, for there may be many.
+class DetectionsFile:
+    """Detections in COCO's format, with scores, written image by image to bound the memory.
 
     ``categories``: ``id``, from 1 in the order of the classes, and ``name``. ``images``: ``id``,
     ``file_name`` as it was given, ``width``, ``height`` and, in a video, ``frame``, from 0.
@@ -95,26 +96,26 @@ class CocoFile:
         self.categories = [{"id": i, "name": x} for i, x in enumerate(class_names, start=1)]
         self.num_images = self.num_detections = 0
 
-    def __enter__(self) -> CocoFile:
+    def __enter__(self) -> DetectionsFile:
         self.file = self.path.open("w")
-        self.images = tempfile.TemporaryFile("w+")  # they come after all annotations
+        self.images = tempfile.TemporaryFile("w+")  # appended after all annotations
         self.file.write(f'{{"categories": {json.dumps(self.categories)},\n"annotations": [')
         return self
 
     def add(self, info: dict, shape: tuple[int, ...], instances: Instances) -> None:
-        """Add an image of shape (H, W, ...), what is known of it, and its detections."""
+        """Add an image of shape (H, W, ...), its further fields, and its detections."""
         self.images.write(",\n" if self.num_images else "\n")
         self.num_images += 1
         height, width = shape[:2]
         image = {"id": self.num_images, **info, "width": width, "height": height}
         self.images.write(json.dumps(image))
-        for found in instances_to_coco_json(instances, self.num_images):
+        for detection in instances_to_coco_json(instances, self.num_images):
             self.file.write(",\n" if self.num_detections else "\n")
             self.num_detections += 1
-            category = found["category_id"] + 1
-            area = found["bbox"][2] * found["bbox"][3]
-            rest = {"category_id": category, "area": area, "iscrowd": 0}
-            self.file.write(json.dumps({"id": self.num_detections, **found, **rest}))
+            category_id = detection["category_id"] + 1
+            area = detection["bbox"][2] * detection["bbox"][3]
+            rest = {"category_id": category_id, "area": area, "iscrowd": 0}
+            self.file.write(json.dumps({"id": self.num_detections, **detection, **rest}))
 
     def __exit__(self, *error: object) -> None:
         self.file.write('\n],\n"images": [')
@@ -123,37 +124,3 @@ class CocoFile:
         self.file.write("\n]}\n")
         self.images.close()
         self.file.close()
-
-
-def open_window() -> None:
-    """Open the window of --show.
-
-    Raises:
-        ValueError: there is no display, or OpenCV knows no windows.
-    """
-    advice = "or leave --show out: pictures are written in any case"
-    # Where there is no display, OpenCV ends the process.
-    linux = sys.platform.startswith("linux")
-    if linux and not (os.getenv("DISPLAY") or os.getenv("WAYLAND_DISPLAY")):
-        raise ValueError(f"--show: there is no display here. Use a desktop, {advice}.")
-    try:
-        cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
-    except cv2.error as error:
-        raise ValueError(
-            f"--show: this OpenCV has no windows. Install opencv-python in place of "
-            f"opencv-python-headless, {advice}."
-        ) from error
-
-
-def show(picture: np.ndarray, *, wait: bool) -> None:
-    """Show a picture (H, W, 3), RGB.
-
-    Args:
-        wait: for a key.
-
-    Raises:
-        KeyboardInterrupt: the key is q or Escape.
-    """
-    cv2.imshow(WINDOW, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    if cv2.waitKey(0 if wait else 1) & 0xFF in (ord("q"), 27):
-        raise KeyboardInterrupt
