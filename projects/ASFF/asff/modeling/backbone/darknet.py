@@ -8,10 +8,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ..layers.conv import conv_norm_act, msra_init, scale_channels
+from ...config import choose
+from ..layers import conv_norm_act, msra_init, scale_channels
 
 
-class DarkNetBlock(nn.Module):
+class _Block(nn.Module):
     """A residual block: 1x1 convolution to half the channels, 3x3 convolution back."""
 
     def __init__(self, channels: int, *, norm: str):
@@ -49,7 +50,6 @@ class DarkNet(Backbone):
         style = {"norm": norm, "activation": "leaky_relu"}
         channels = scale_channels(32, width)
         self.stem = conv_norm_act(3, channels, 3, **style)
-        self.stage_names = []
         self._out_feature_strides, self._out_feature_channels = {}, {}
         for stage, depth in enumerate(depths, start=1):
             out_channels = scale_channels(32 * 2**stage, width)
@@ -58,19 +58,14 @@ class DarkNet(Backbone):
                 name,
                 nn.Sequential(
                     conv_norm_act(channels, out_channels, 3, stride=2, **style),
-                    *(DarkNetBlock(out_channels, norm=norm) for _ in range(depth)),
+                    *(_Block(out_channels, norm=norm) for _ in range(depth)),
                 ),
             )
-            self.stage_names.append(name)
             self._out_feature_strides[name] = 2**stage
             self._out_feature_channels[name] = out_channels
             channels = out_channels
-        unknown = set(out_features) - set(self.stage_names)
-        if unknown:
-            raise ValueError(
-                f"MODEL.DARKNET.OUT_FEATURES has {sorted(unknown)}; "
-                f"the stages are {', '.join(self.stage_names)}."
-            )
+        for name in out_features:
+            choose(self._out_feature_strides, name, "MODEL.DARKNET.OUT_FEATURES")
         self._out_features = list(out_features)
         msra_init(self, "leaky_relu")
 
@@ -78,7 +73,7 @@ class DarkNet(Backbone):
         """Map images (N, 3, H, W) to ``{name: (N, C, H / stride, W / stride)}``."""
         outputs = {}
         x = self.stem(x)
-        for name in self.stage_names:
+        for name in self._out_feature_strides:
             x = getattr(self, name)(x)
             if name in self._out_features:
                 outputs[name] = x

@@ -9,11 +9,12 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
-from ..layers.conv import make_norm, msra_init
+from ...config import choose
+from ..layers import make_norm, msra_init
 
 # Index in torchvision's `features` of the last layer at strides 8, 16 and 32.
-LAST_LAYERS = {"res3": 6, "res4": 13, "res5": 18}
-STRIDES = {"res3": 8, "res4": 16, "res5": 32}
+_LAST_LAYERS = {"res3": 6, "res4": 13, "res5": 18}
+_STRIDES = {"res3": 8, "res4": 16, "res5": 32}
 
 
 class MobileNetV2(Backbone):
@@ -36,12 +37,8 @@ class MobileNetV2(Backbone):
         norm: str = "BN",
     ):
         super().__init__()
-        unknown = set(out_features) - set(LAST_LAYERS)
-        if unknown:
-            raise ValueError(
-                f"MODEL.MOBILENETV2.OUT_FEATURES has {sorted(unknown)}; "
-                f"the features are {', '.join(LAST_LAYERS)}."
-            )
+        for name in out_features:
+            choose(_LAST_LAYERS, name, "MODEL.MOBILENETV2.OUT_FEATURES")
         network = mobilenet_v2(
             weights=None,
             width_mult=width,
@@ -49,15 +46,15 @@ class MobileNetV2(Backbone):
         )
         self.features = network.features
         self._out_features = list(out_features)
-        self._out_feature_strides = STRIDES
+        self._out_feature_strides = _STRIDES
         self._out_feature_channels = {
-            name: self.features[index].out_channels for name, index in LAST_LAYERS.items()
+            name: self.features[index].out_channels for name, index in _LAST_LAYERS.items()
         }
         msra_init(self, "relu6")
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, 3, H, W) to ``{name: (N, C, H / stride, W / stride)}``."""
-        names = {LAST_LAYERS[name]: name for name in self._out_features}
+        names = {_LAST_LAYERS[name]: name for name in self._out_features}
         outputs = {}
         for index, layer in enumerate(self.features):
             x = layer(x)

@@ -9,8 +9,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 
 from ...config import choose
-from ..fusion.pyramid_fusion import PyramidFusion, build_fusion
-from ..neck.yolov3_neck import YOLOv3Neck
+from ..fusion import PyramidFusion, build_fusion
+from ..neck import YOLOv3Neck
 
 
 class YOLOv3Pyramid(Backbone):
@@ -19,8 +19,8 @@ class YOLOv3Pyramid(Backbone):
     Args:
         bottom_up: a Detectron2 backbone.
         in_features: names of three of its features, coarsest first.
-        neck: maps them to the levels x^l, which have ``neck.out_channels``.
-        fusion: maps the levels x^l to the fused levels y^l of the same sizes; None leaves them.
+        neck: maps them to the levels x^l.
+        fusion: maps the levels x^l to the fused levels y^l of the same sizes; None: y^l is x^l.
     """
 
     def __init__(
@@ -57,16 +57,6 @@ class YOLOv3Pyramid(Backbone):
         return dict(zip(self._out_features, levels))
 
 
-def check_strides(shapes: Sequence[ShapeSpec], names: Sequence[str]) -> None:
-    """Raise a ValueError unless the features, coarsest first, halve the stride from 32 to 8."""
-    strides = [shape.stride for shape in shapes]
-    if strides != [32, 16, 8]:
-        raise ValueError(
-            f"MODEL.YOLOV3.IN_FEATURES {list(names)} have strides {strides[::-1]}; "
-            "YOLOv3 needs features at strides 8, 16 and 32, in this order."
-        )
-
-
 def build_pyramid(cfg) -> YOLOv3Pyramid:
     """Build bottom-up (``cfg.MODEL.BACKBONE.NAME``), neck and fusion.
 
@@ -78,22 +68,20 @@ def build_pyramid(cfg) -> YOLOv3Pyramid:
     available = bottom_up.output_shape()
     in_features = list(cfg.MODEL.YOLOV3.IN_FEATURES)[::-1]
     shapes = [choose(available, name, "MODEL.YOLOV3.IN_FEATURES") for name in in_features]
-    check_strides(shapes, in_features)
+    strides = [shape.stride for shape in shapes]
+    if strides != [32, 16, 8]:
+        raise ValueError(
+            f"MODEL.YOLOV3.IN_FEATURES {cfg.MODEL.YOLOV3.IN_FEATURES} have strides "
+            f"{strides[::-1]}; YOLOv3 needs features at strides 8, 16 and 32, in this order."
+        )
     neck = YOLOv3Neck(
         in_shapes=shapes,
         width=cfg.MODEL.YOLOV3.NECK.WIDTH,
         spp=cfg.MODEL.YOLOV3.NECK.SPP,
         widen_finest=cfg.MODEL.YOLOV3.NECK.WIDEN_FINEST,
-        keep=cfg.MODEL.YOLOV3.DROP_BLOCK.KEEP_PROB,
+        keep_prob=cfg.MODEL.YOLOV3.DROP_BLOCK.KEEP_PROB,
         norm=cfg.MODEL.YOLOV3.NORM,
         activation=cfg.MODEL.YOLOV3.ACTIVATION,
     )
-    fusion = build_fusion(
-        cfg, in_channels=neck.out_channels, strides=[shape.stride for shape in shapes]
-    )
-    return YOLOv3Pyramid(
-        bottom_up=bottom_up,
-        in_features=in_features,
-        neck=neck,
-        fusion=fusion,
-    )
+    fusion = build_fusion(cfg, in_channels=neck.out_channels, strides=strides)
+    return YOLOv3Pyramid(bottom_up=bottom_up, in_features=in_features, neck=neck, fusion=fusion)

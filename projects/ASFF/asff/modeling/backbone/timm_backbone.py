@@ -19,14 +19,14 @@ class TimmBackbone(Backbone):
     """A network of timm, up to the last feature that is asked for.
 
     Features carry the names of Detectron2's ResNet: ``res2`` to ``res5`` at strides 4 to 32. Where
-    a network has several of one stride, the last counts. Normalisation stays timm's, and all
-    parameters are trained but those that no feature depends on (timm keeps some in EfficientNet and
-    HRNet): processes that train together would wait for their gradients.
+    a network has several of one stride, the last counts. Normalisation stays timm's. Parameters
+    that no feature depends on (timm keeps some in EfficientNet and HRNet) are not trained, because
+    DistributedDataParallel would wait for their gradients.
 
     Args:
-        name: one of ``timm.list_models()``, or what else ``timm.create_model`` takes.
+        name: one of ``timm.list_models()``, or any other name that ``timm.create_model`` takes.
         out_features: names of the features to return.
-        pretrained: begin with the weights that timm has; it downloads and keeps them.
+        pretrained: begin with timm's weights, which it downloads and keeps.
 
     Raises:
         ValueError: timm is not installed, does not know the network, cannot get its weights, or the
@@ -41,8 +41,8 @@ class TimmBackbone(Backbone):
         pretrained: bool = False,
     ):
         super().__init__()
-        with torch.device("meta"):  # to look at; it has no values
-            info = create_network(name).feature_info.info
+        with torch.device("meta"):  # for its shapes alone
+            info = _create_network(name).feature_info.info
         strides = [feature["reduction"] for feature in info]
         indices = {
             f"res{stride.bit_length() - 1}": index
@@ -60,15 +60,15 @@ class TimmBackbone(Backbone):
 
         options = {"out_indices": [indices[x] for x in self._out_features]}
         with torch.device("meta"), torch.enable_grad():
-            self.network = create_network(name, **options)
-            unused = self.try_out(name)
-        self.network = create_network(name, pretrained=pretrained, **options)
+            self.network = _create_network(name, **options)
+            unused = self._unused_parameters(name)
+        self.network = _create_network(name, pretrained=pretrained, **options)
         for key, parameter in self.network.named_parameters():
             parameter.requires_grad_(key not in unused)
 
     @property
     def size_divisibility(self) -> int:
-        """Networks that begin with patches cut off what is left of other sizes."""
+        """Return the largest stride: networks of patches cut off the borders of other sizes."""
         return max(self._out_feature_strides.values())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -78,11 +78,10 @@ class TimmBackbone(Backbone):
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         return dict(zip(self._out_features, features))
 
-    def try_out(self, name: str) -> list[str]:
-        """Compute features and gradients of images as timm has the network for, without values.
+    def _unused_parameters(self, name: str) -> list[str]:
+        """Return keys of the parameters that no feature depends on, and check the features' sizes.
 
-        Returns:
-            Keys of the parameters that no feature depends on.
+        Computes features and gradients at the network's image size, on the meta device.
         """
         height, width = self.network.pretrained_cfg["input_size"][1:]
         features = self(torch.zeros(2, 3, height, width))
@@ -91,15 +90,15 @@ class TimmBackbone(Backbone):
             if any(abs(stride * n - size) >= stride for n, size in zip(shape, (height, width))):
                 raise ValueError(
                     f"MODEL.TIMM.NAME is '{name}', which is no backbone for detectors: it makes "
-                    f"{feature} {shape} of an image {(height, width)}, not one place for every "
+                    f"{feature} {shape} of an image {(height, width)}, not one location for every "
                     f"{stride} pixels."
                 )
         sum(feature.sum() for feature in features.values()).backward()
         return [key for key, x in self.network.named_parameters() if x.grad is None]
 
 
-def create_network(name: str, **options: object) -> nn.Module:
-    """timm's network that returns its features; every failure is a ValueError."""
+def _create_network(name: str, **options: object) -> nn.Module:
+    """Create timm's network that returns its features; every failure is a ValueError."""
     try:
         import timm
     except ImportError as error:
@@ -125,8 +124,7 @@ def create_network(name: str, **options: object) -> nn.Module:
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """Build a :class:`TimmBackbone` from ``cfg.MODEL.TIMM``.
 
-    Where MODEL.WEIGHTS is set, timm is not asked for weights: whoever has a trained detector needs
-    no download.
+    Where MODEL.WEIGHTS is set, timm's weights are not downloaded: they would be overwritten.
     """
     pretrained = cfg.MODEL.TIMM.PRETRAINED and not cfg.MODEL.WEIGHTS
     backbone = TimmBackbone(
@@ -134,22 +132,23 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         out_features=cfg.MODEL.TIMM.OUT_FEATURES,
         pretrained=pretrained,
     )
-    about = backbone.network.pretrained_cfg
-    if about.get("fixed_input_size"):
-        size = " x ".join(map(str, about["input_size"][1:]))
+    metadata = backbone.network.pretrained_cfg
+    if metadata.get("fixed_input_size"):
+        height, width = metadata["input_size"][1:]
         logger.warning(
-            "'%s' is made for images of %s pixels; it may fail at others.",
+            "'%s' is made for images of %s x %s pixels; it may fail at others.",
             cfg.MODEL.TIMM.NAME,
-            size,
+            height,
+            width,
         )
     if pretrained:
-        check_pixels(cfg, about)
+        _check_normalization(cfg, metadata)
     return backbone
 
 
-def check_pixels(cfg: CfgNode, about: dict) -> None:
-    """Warn where the images of the config are not those that timm's weights were trained with."""
-    mean, std = ([round(255 * x, 3) for x in about[key]] for key in ("mean", "std"))
+def _check_normalization(cfg: CfgNode, metadata: dict) -> None:
+    """Warn where the config does not normalise images as in the training of timm's weights."""
+    mean, std = ([round(255 * x, 3) for x in metadata[key]] for key in ("mean", "std"))
     used = [*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD]
     if cfg.INPUT.FORMAT != "RGB" or [round(x) for x in used] != [round(x) for x in mean + std]:
         logger.warning(

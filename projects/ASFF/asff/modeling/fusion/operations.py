@@ -45,9 +45,8 @@ class FusionOperation(nn.Module):
 class AdaptiveFusion(FusionOperation):
     """y^l = alpha^l x^{1->l} + beta^l x^{2->l} + gamma^l x^{3->l} (Equation 1).
 
-    The submodule ``softmax`` returns the spatial importance weights alpha, beta, gamma (Equation 2):
-    (N, L, H, W) in float32, each in [0, 1], with a sum of 1 over the levels. A forward hook on it
-    sees them.
+    The submodule ``softmax`` returns the spatial importance weights alpha, beta, gamma (Equation
+    2), (N, L, H, W) in float32; a forward hook on it sees them.
 
     Args:
         weight_channels: channels to which each resized feature is compressed before the control

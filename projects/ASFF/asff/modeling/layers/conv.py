@@ -10,20 +10,20 @@ from torch import nn
 
 from ...config import choose
 
-# Negative slope of the activation, by name. Zero also serves MSRA initialisation of ReLU and ReLU6.
-LEAKY_SLOPE = 0.1
-ACTIVATIONS = {
-    "leaky_relu": partial(nn.LeakyReLU, LEAKY_SLOPE, inplace=True),
+_LEAKY_SLOPE = 0.1
+# MODEL.YOLOV3.ACTIVATION
+_ACTIVATIONS = {
+    "leaky_relu": partial(nn.LeakyReLU, _LEAKY_SLOPE, inplace=True),
     "relu6": partial(nn.ReLU6, inplace=True),
     "relu": partial(nn.ReLU, inplace=True),
 }
 
 
 def make_norm(norm: str, channels: int) -> nn.Module | None:
-    """Detectron2's :func:`get_norm`; an unknown name is a ValueError.
+    """Build a norm by Detectron2's :func:`get_norm`; an unknown name is a ValueError.
 
-    "GN" has 32 groups, as Detectron2's; fewer where a group would have less than 4 channels, for of
-    a single place and channel no variance can be taken.
+    "GN" has 32 groups, as Detectron2's; fewer where a group would have less than 4 channels: a
+    single location of a single channel has no variance.
     """
     if norm == "GN":
         return nn.GroupNorm(math.gcd(32, channels, max(channels // 4, 1)), channels)
@@ -45,13 +45,13 @@ def conv_norm_act(
     norm: str,
     activation: str,
 ) -> Conv2d:
-    """Convolution that keeps the size up to its stride, normalisation and activation.
+    """Build a convolution that pads to keep the size (up to its stride), norm and activation.
 
     Args:
         norm: a name of :func:`detectron2.layers.get_norm`; ``""`` means none, and a bias instead.
-        activation: a key of :data:`ACTIVATIONS`; ``""`` means none.
+        activation: "leaky_relu", "relu6" or "relu"; ``""`` means none.
     """
-    activate = choose(ACTIVATIONS, activation, "MODEL.YOLOV3.ACTIVATION") if activation else None
+    activate = choose(_ACTIVATIONS, activation, "MODEL.YOLOV3.ACTIVATION") if activation else None
     return Conv2d(
         in_channels,
         out_channels,
@@ -66,7 +66,7 @@ def conv_norm_act(
 
 def msra_init(module: nn.Module, activation: str) -> None:
     """Draw all convolutions of ``module`` from the MSRA normal distribution (paper 3.4, fan-in)."""
-    slope = LEAKY_SLOPE if activation == "leaky_relu" else 0.0
+    slope = _LEAKY_SLOPE if activation == "leaky_relu" else 0.0
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, a=slope, nonlinearity="leaky_relu")
@@ -75,5 +75,5 @@ def msra_init(module: nn.Module, activation: str) -> None:
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """``channels`` times ``width``, rounded to a multiple of 8 (at least 8)."""
+    """Multiply ``channels`` by ``width``, rounded to a multiple of 8 (at least 8)."""
     return max(8, int(channels * width + 4) // 8 * 8)

@@ -16,25 +16,25 @@ class DropBlock(nn.Module):
     seeds, so that a resumed run repeats them.
 
     Args:
-        keep: share of values that stay, about; 1 switches it off.
+        keep_prob: share of values to keep, on average; 1 switches it off.
 
     Attributes:
-        block_size: side of the blocks in cells; 0 switches it off.
+        block_size: side of the blocks in locations; 0 switches it off.
     """
 
-    def __init__(self, keep: float):
+    def __init__(self, keep_prob: float):
         super().__init__()
-        self.keep = keep
+        self.keep_prob = keep_prob
         self.block_size = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop blocks of x (N, C, H, W), each channel by itself, and scale up what stays."""
-        if not self.training or self.block_size == 0 or self.keep == 1:
+        """Drop blocks of x (N, C, H, W), each channel by itself, and scale up the other values."""
+        if not self.training or self.block_size == 0 or self.keep_prob == 1:
             return x
         height, width = x.shape[-2:]
         size = min(self.block_size, height, width)
         centers = (height - size + 1) * (width - size + 1)
-        rate = (1 - self.keep) / size**2 * height * width / centers
+        rate = (1 - self.keep_prob) / size**2 * height * width / centers
         seeds = (torch.rand(x.shape, device=x.device) < rate).float()
         before, after = (size - 1) // 2, size // 2
         padded = F.pad(seeds, (before, after, before, after))
@@ -47,11 +47,11 @@ class DropBlock(nn.Module):
 def block_sizes(
     schedule: Sequence[Sequence[float]], share: float, num_levels: int
 ) -> Sequence[int]:
-    """The block size of each level, coarsest first, at a share of the training.
+    """Return the block size of each level, coarsest first, after a share of the training.
 
     Args:
-        schedule: rows of a share of the training at which the row begins, and a size per level;
-            ascending. Before the first row all sizes are 0.
+        schedule: phases in ascending order: the share of the training at which the phase begins,
+            then a size per level. Before the first phase all sizes are 0.
     """
     begun = [sizes for start, *sizes in schedule if start <= share]
     return [int(size) for size in begun[-1]] if begun else [0] * num_levels

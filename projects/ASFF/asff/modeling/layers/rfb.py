@@ -16,12 +16,12 @@ class ReceptiveFieldBlock(nn.Module):
     """
 
     # Kernel size and dilation of each convolution, by branch.
-    BRANCHES = (
-        ((1, 1),),
-        ((1, 1), (3, 1)),
-        ((1, 1), (3, 1), (3, 2)),
-        ((1, 1), (5, 1), (3, 3)),
-    )
+    BRANCHES = [
+        [(1, 1)],
+        [(1, 1), (3, 1)],
+        [(1, 1), (3, 1), (3, 2)],
+        [(1, 1), (5, 1), (3, 3)],
+    ]
 
     def __init__(self, channels: int):
         super().__init__()
@@ -37,7 +37,7 @@ class ReceptiveFieldBlock(nn.Module):
             self.branches.append(nn.Sequential(*layers))
 
     def init_weights(self) -> None:
-        """For layers that no activation follows."""
+        """Draw weights as for layers that no activation follows."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")

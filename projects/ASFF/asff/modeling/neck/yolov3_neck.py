@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from ..layers.conv import conv_norm_act, msra_init, scale_channels
-from ..layers.drop_block import DropBlock
+from ..layers import DropBlock, conv_norm_act, msra_init, scale_channels
 
 
 class SpatialPyramidPooling(nn.Module):
@@ -28,14 +27,14 @@ class SpatialPyramidPooling(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
-def conv_set(
-    in_channels: int, channels: int, *, spp: bool, drop_after: str, keep: float, **style
+def _conv_set(
+    in_channels: int, channels: int, *, spp: bool, drop_after: str, keep_prob: float, **style: str
 ) -> nn.Sequential:
-    """Five convolutions, 1x1 and 3x3 in turn; with ``spp``, pooling after the third.
+    """Build five convolutions, 1x1 and 3x3 in turn; with ``spp``, pooling after the third.
 
     Args:
         drop_after: the layer that DropBlock follows.
-        keep: share of values that DropBlock keeps.
+        keep_prob: share of values that DropBlock keeps; 1 leaves it out.
     """
     layers = OrderedDict(
         conv1=conv_norm_act(in_channels, channels, 1, **style),
@@ -50,8 +49,8 @@ def conv_set(
     modules = nn.Sequential()
     for name, layer in layers.items():
         modules.add_module(name, layer)
-        if keep < 1 and name == drop_after:
-            modules.add_module("drop_block", DropBlock(keep))
+        if keep_prob < 1 and name == drop_after:
+            modules.add_module("drop_block", DropBlock(keep_prob))
     return modules
 
 
@@ -64,7 +63,7 @@ class YOLOv3Neck(nn.Module):
         spp: spatial pyramid pooling at the coarsest level.
         widen_finest: one more 3x3 convolution, to twice the channels, at the finest level, as the
             authors' DarkNet-53 has it where fusion follows.
-        keep: share of values that DropBlock keeps; 1 leaves it out.
+        keep_prob: share of values that DropBlock keeps; 1 leaves it out.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class YOLOv3Neck(nn.Module):
         width: float = 1.0,
         spp: bool = True,
         widen_finest: bool = False,
-        keep: float = 1.0,
+        keep_prob: float = 1.0,
         norm: str = "BN",
         activation: str = "leaky_relu",
     ):
@@ -91,13 +90,13 @@ class YOLOv3Neck(nn.Module):
                 in_channels += channels
             coarsest = level == 0
             self.conv_sets.append(
-                conv_set(
+                _conv_set(
                     in_channels,
                     channels,
                     spp=spp and coarsest,
                     # As in the authors' code.
                     drop_after="conv4" if coarsest else "conv2",
-                    keep=keep,
+                    keep_prob=keep_prob,
                     **style,
                 )
             )

@@ -118,7 +118,7 @@ class YOLOv3Head(nn.Module):
         in_channels: of the levels, coarsest first.
         anchor_generator: gives the anchors of the same levels.
         width: multiplier of the channels, which are 1024, 512, 256 from the coarsest level on.
-        others: see :class:`YOLOv3HeadLevel`.
+        style: norm and activation.
     """
 
     def __init__(
@@ -131,8 +131,7 @@ class YOLOv3Head(nn.Module):
         guided_anchoring: bool = True,
         feature_adaption: bool = True,
         rfb: bool = False,
-        norm: str = "BN",
-        activation: str = "leaky_relu",
+        **style: str,
     ):
         super().__init__()
         if feature_adaption and not guided_anchoring:
@@ -156,8 +155,7 @@ class YOLOv3Head(nn.Module):
                 guided_anchoring=guided_anchoring,
                 feature_adaption=feature_adaption,
                 rfb=rfb,
-                norm=norm,
-                activation=activation,
+                **style,
             )
             for level, (channels, num_anchors) in enumerate(
                 zip(in_channels, anchor_generator.num_anchors)

@@ -103,7 +103,7 @@ class YOLOv3Losses:
         grid, anchor_idx = predictions.grid, matches.anchor_idx
         # Not detached: the box losses train the predicted anchors too.
         anchors = (
-            predictions.anchor_sizes_at(anchor_idx),
+            predictions.anchor_sizes(anchor_idx),
             grid.locations[anchor_idx],
             grid.strides[anchor_idx],
         )
@@ -127,7 +127,7 @@ class YOLOv3Losses:
     ) -> Tensor:
         """Sum 1 - IoU^2 of ground truth and predicted anchors, shapes only."""
         anchor_idx = matches.shape_anchor_idx.flatten(1)  # (N, M S)
-        sizes = predictions.anchor_sizes_at(anchor_idx)
+        sizes = predictions.anchor_sizes(anchor_idx)
         sizes = sizes.view(*matches.shape_anchor_idx.shape, 2)
         iou = shape_iou(sizes, gt.boxes[..., None, 2:])
         return ((1 - iou**2) * matches.shape_positive * weights[..., None]).sum()

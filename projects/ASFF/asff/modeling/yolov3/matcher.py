@@ -72,10 +72,11 @@ class YOLOv3Matcher:
     @torch.no_grad()
     def __call__(self, predictions: DensePredictions, gt: GroundTruth) -> Matches:
         """Match N images at once; neither loops over boxes nor waits for the device."""
-        preset_idx, free_idx, preset_iou = self._candidates(predictions.grid, gt.boxes)
+        preset_iou, presets = self._best_presets(gt.boxes)
+        preset_idx, free_idx = self._place(presets, predictions.grid, gt.boxes)
         anchor_idx, shape_anchor_idx = preset_idx, preset_idx[..., None]
         if self.anchor_generator.anchor_free:
-            free_sizes = predictions.anchor_sizes_at(free_idx)
+            free_sizes = predictions.anchor_sizes(free_idx)
             free_is_better = shape_iou(free_sizes, gt.boxes[..., 2:]) > preset_iou
             anchor_idx = torch.where(free_is_better, free_idx, preset_idx)
             shape_anchor_idx = torch.stack([preset_idx, free_idx], dim=-1)
@@ -94,33 +95,41 @@ class YOLOv3Matcher:
             obj_weights=obj_weights,
         )
 
-    def _candidates(self, grid: AnchorGrid, gt_boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Find the anchors that compete for boxes (N, M, 4).
+    def _best_presets(self, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the preset anchors whose shapes fit boxes (N, M, 4) best.
 
         Returns:
-            (N, M) index of the preset anchor whose shape fits best; (N, M) index of the anchor-free
-            anchor of the same location; (N, M) shape IoU with the preset one.
+            (N, M) their shape IoUs; (N, M) their indices, counted from the finest level on.
         """
         generator = self.anchor_generator
-        counts = generator.num_preset_anchors
-        presets = [sizes[:count] for sizes, count in zip(generator.cell_anchors, counts)]
+        levels = zip(generator.cell_anchors, generator.num_preset_anchors)
+        presets = [cell_anchors[:count] for cell_anchors, count in levels]
         # Finest level first: of anchors that fit equally well, the smallest wins.
-        ious = shape_iou(gt_boxes[..., None, 2:], torch.cat(presets[::-1]))
-        best_iou, best = ious.max(dim=-1)
+        return shape_iou(gt_boxes[..., None, 2:], torch.cat(presets[::-1])).max(dim=-1)
 
-        preset_idx, free_idx = torch.zeros_like(best), torch.zeros_like(best)
-        levels = list(zip(generator.strides, counts, generator.num_anchors, grid.level_shapes))
+    def _place(self, presets: Tensor, grid: AnchorGrid, gt_boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Find anchors at the locations of the centres of boxes (N, M, 4).
+
+        Args:
+            presets: (N, M), indices of preset anchors, counted from the finest level on.
+
+        Returns:
+            (N, M) index of that anchor at the location; (N, M) index of the anchor-free one there.
+        """
+        generator = self.anchor_generator
+        preset_idx, free_idx = torch.zeros_like(presets), torch.zeros_like(presets)
         start = len(grid.sizes)
-        for stride, count, num_anchors, (height, width) in reversed(levels):
-            start -= num_anchors * height * width  # of the level's anchors in the dense output
+        for level, (height, width) in reversed(list(enumerate(grid.level_shapes))):
+            stride, count = generator.strides[level], generator.num_preset_anchors[level]
+            start -= generator.num_anchors[level] * height * width  # the level's first anchor
             x = location_index(gt_boxes[..., 0], stride, width)
             y = location_index(gt_boxes[..., 1], stride, height)
-            location = start + y * width + x
-            is_here = (best >= 0) & (best < count)
-            preset_idx = torch.where(is_here, location + best * (height * width), preset_idx)
-            free_idx = torch.where(is_here, location + count * height * width, free_idx)
-            best = best - count  # counts from the next level's first
-        return preset_idx, free_idx, best_iou
+            first = start + y * width + x  # the location's first anchor
+            is_here = (presets >= 0) & (presets < count)
+            preset_idx = torch.where(is_here, first + presets * (height * width), preset_idx)
+            free_idx = torch.where(is_here, first + count * (height * width), free_idx)
+            presets = presets - count
+        return preset_idx, free_idx
 
     def _objectness(
         self, predictions: DensePredictions, gt: GroundTruth, anchor_idx: Tensor, positive: Tensor

@@ -33,18 +33,20 @@ class DensePredictions:
     shape_logits: Tensor | None
     grid: AnchorGrid
 
-    def anchor_sizes(self) -> Tensor:
-        """Return the sizes of the predicted anchors (N, R, 2) or base anchors (R, 2), in pixels."""
-        if self.shape_logits is None:
-            return self.grid.sizes
-        return predict_anchors(self.shape_logits, self.grid.sizes)
+    def anchor_sizes(self, anchor_idx: Tensor | None = None) -> Tensor:
+        """Return the sizes of the predicted anchors or, without these, base anchors, in pixels.
 
-    def anchor_sizes_at(self, anchor_idx: Tensor) -> Tensor:
-        """Return :meth:`anchor_sizes` of the anchors (N, M) alone: (N, M, 2)."""
-        sizes = self.grid.sizes[anchor_idx]
-        if self.shape_logits is None:
-            return sizes
-        return predict_anchors(gather_anchors(self.shape_logits, anchor_idx), sizes)
+        Args:
+            anchor_idx: (N, M), the anchors; None: all.
+
+        Returns:
+            (N, M, 2); of all anchors (N, R, 2), or (R, 2) without predicted ones.
+        """
+        sizes, logits = self.grid.sizes, self.shape_logits
+        if anchor_idx is not None:
+            sizes = sizes[anchor_idx]
+            logits = None if logits is None else gather_anchors(logits, anchor_idx)
+        return sizes if logits is None else predict_anchors(logits, sizes)
 
     def boxes(self) -> Tensor:
         """Decode the boxes: (N, R, 4), cx, cy, w, h in pixels."""
