@@ -1,4 +1,4 @@
-"""Boxes of annotations as arrays."""
+"""Boxes of annotations as arrays, and COCO's ranges of their areas."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.structures import BoxMode
 
+COCO_SIZES = ("small", "medium", "large")
+COCO_AREA_LIMITS = (32**2, 96**2)  # between the sizes, in pixels of the image
+
 
 def corner_boxes(annotations: Sequence[dict]) -> np.ndarray:
-    """Boxes of annotations in any of Detectron2's modes, as x1, y1, x2, y2: (M, 4), float64."""
+    """Convert boxes of annotations, in any of Detectron2's modes, to x1, y1, x2, y2.
+
+    Returns:
+        (M, 4), float64.
+    """
     boxes = np.array([x["bbox"] for x in annotations], float).reshape(-1, 4)
     modes = np.array([x["bbox_mode"] for x in annotations], int)
     for mode in np.unique(modes):
