@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 from argparse import Namespace
@@ -13,7 +12,7 @@ import torch
 
 from asff.checkpoint.authors import VARIANTS, from_authors, key_map, to_authors
 from asff.checkpoint.files import read_tensors
-from tests.checkpoint.reference import REFERENCE, needs_reference
+from tests.checkpoint.reference import recorded_shapes
 
 
 def make_tensors(name: str) -> dict[str, torch.Tensor]:
@@ -21,12 +20,10 @@ def make_tensors(name: str) -> dict[str, torch.Tensor]:
     return {key: torch.tensor([float(i)]) for i, key in enumerate(key_map(name))}
 
 
-@needs_reference
 @pytest.mark.parametrize("name", VARIANTS)
-def test_all_of_the_authors_keys_are_known(name):
-    shapes = json.loads((REFERENCE / f"{name}_keys.json").read_text())["shapes"]
+def test_all_of_the_authors_keys_are_known(name, reference):
     keys = key_map(name)
-    assert keys.keys() == shapes.keys()
+    assert keys.keys() == recorded_shapes(reference, name).keys()
     assert len(set(keys.values())) == len(keys)
 
 

@@ -19,7 +19,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
-from asff.checkpoint.darknet import convert_darknet
+from asff.checkpoint.darknet import convert_darknet, read_values
 from asff.data.build import build_test_mapper
 from asff.engine.setup import load_config, resolve_sync_norm
 from asff.modeling import YOLOv3
@@ -203,7 +203,7 @@ def assert_same(weights: dict[str, Tensor], others: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("header", [HEADER, OLD_HEADER], ids=["5 integers", "4 integers"])
 def test_detector_to_the_bit(tmp_path, state, convs, header):
-    weights = convert_darknet(write(tmp_path / "a.weights", convs, header), state)
+    weights = convert_darknet(read_values(write(tmp_path / "a.weights", convs, header)), state)
     assert len(convs) == 75
     assert_same(weights, expected(convs))
     assert {key: value.shape for key, value in weights.items()} == {
@@ -212,7 +212,7 @@ def test_detector_to_the_bit(tmp_path, state, convs, header):
 
 
 def test_backbone_to_the_bit(tmp_path, state, convs):
-    weights = convert_darknet(write(tmp_path / "a.conv.74", convs[:52]), state)
+    weights = convert_darknet(read_values(write(tmp_path / "a.conv.74", convs[:52])), state)
     assert channels(darknet53()) == channels(yolov3())[:52]
     assert_same(weights, expected(convs[:52]))
     assert all(key.startswith("backbone.bottom_up.") for key in weights)
@@ -221,7 +221,7 @@ def test_backbone_to_the_bit(tmp_path, state, convs):
 def test_computes_what_darknet_computes(tmp_path, state, convs):
     model = build_model(make_cfg(*NARROW)).eval()
     assert isinstance(model, YOLOv3)
-    model.load_state_dict(convert_darknet(write(tmp_path / "a.weights", convs), state))
+    model.load_state_dict(convert_darknet(read_values(write(tmp_path / "a.weights", convs)), state))
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         rows = run(yolov3(), convs, images.double())
@@ -239,7 +239,9 @@ def test_other_classes(tmp_path):
         for inputs, outputs, size, norm in channels(yolov3())
     ]
     convs = draw(shapes)
-    assert_same(convert_darknet(write(tmp_path / "a.weights", convs), state), expected(convs))
+    assert_same(
+        convert_darknet(read_values(write(tmp_path / "a.weights", convs)), state), expected(convs)
+    )
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_published_files_have_this_size(tmp_path, num_bytes, num_tensors):
     path.write_bytes(HEADER)
     with path.open("r+b") as file:
         file.truncate(num_bytes)  # zeros that take no disk
-    assert len(convert_darknet(str(path), make_state())) == num_tensors
+    assert len(convert_darknet(read_values(path), make_state())) == num_tensors
 
 
 def count(convs: list[list[Tensor]]) -> int:
@@ -268,11 +270,11 @@ def test_another_number_of_values(tmp_path, state, convs, num_convs, more):
     path.write_bytes(content[:-4] if more < 0 else content + b"\0\0\0\0")
     found, known = count(convs[:num_convs]) + more, (count(convs[:52]), count(convs))
     message = (
-        rf"a\.weights holds {found} values after its header, but {known[0]} are expected for "
+        rf"{found} values follow the header, but {known[0]} are expected for "
         rf"DarkNet-53 \(as in darknet53\.conv\.74\), or {known[1]} for the detector"
     )
     with pytest.raises(ValueError, match=message):
-        convert_darknet(str(path), state)
+        convert_darknet(read_values(path), state)
 
 
 @pytest.mark.parametrize(
@@ -289,16 +291,16 @@ def test_another_number_of_values(tmp_path, state, convs, num_convs, more):
     ],
     ids=["empty", "text", "zip", "version", "no values", "no header", "part of a value", "old"],
 )
-def test_no_darknet_file(tmp_path, state, content, message):
+def test_no_darknet_file(tmp_path, content, message):
     path = tmp_path / "a.weights"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        convert_darknet(path, state)
+        read_values(path)
 
 
-def test_no_file(tmp_path, state):
+def test_no_file(tmp_path):
     with pytest.raises(ValueError, match=r"a\.weights: there is no such file\."):
-        convert_darknet(tmp_path / "a.weights", state)
+        read_values(tmp_path / "a.weights")
 
 
 @pytest.mark.parametrize(
@@ -313,7 +315,7 @@ def test_no_file(tmp_path, state):
 def test_another_detector(tmp_path, convs, options, example):
     path = write(tmp_path / "a.weights", convs)
     with pytest.raises(ValueError, match=example + r".*yolov3_d53_original\.yaml"):
-        convert_darknet(path, make_state(*NARROW, *options))
+        convert_darknet(read_values(path), make_state(*NARROW, *options))
 
 
 def test_config_letterboxes(tmp_path):

@@ -20,37 +20,30 @@ from torchvision.models import mobilenet_v2
 from asff.checkpoint.authors import VARIANTS, key_map
 from asff.engine import Trainer
 from asff.engine.setup import load_config, resolve_sync_norm
-from tests.checkpoint.reference import BCCD, REFERENCE, needs_reference, reference_weights
+from tests.checkpoint.reference import recorded_shapes, reference_weights
 from tests.checkpoint.test_classification import timm_shapes
-from tests.training import ROOT, one_thread, run_here, run_script
+from tests.training import one_thread, run_asff, run_here
 
 SIZE = 320
 # What float32 may do to a score from the same dense output; 3e-8 at most, rounded.
 TOLERANCE = 1e-7
-CONFIG = ROOT / "configs" / "authors" / "yolov3_d53_asff.yaml"
-convert = partial(run_script, "tools/convert_weights.py")
+CONFIG = "authors/yolov3_d53_asff.yaml"
+convert = partial(run_asff, "convert")
 THINGS = [category for category in COCO_CATEGORIES if category["isthing"]]
 
 
-def refusal(*args: object) -> str:
-    """The last words of a conversion that is refused."""
-    done = convert(*args)
-    assert done.code == 1 and done.output.count("convert_weights.py: error: ") == 1, done.output
-    return done.output.partition("convert_weights.py: error: ")[2]
-
-
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def theirs(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Known weights in a file such as the authors publish."""
     path = tmp_path_factory.mktemp("authors") / "YOLOv3_ASFF.pth"
-    torch.save(reference_weights().state_dict("asff"), path)
+    torch.save(reference_weights(reference).state_dict("asff"), path)
     return path
 
 
 @pytest.fixture(scope="module")
 def converted(theirs: Path) -> Path:
     path = theirs.with_name("out.pth")
-    done = convert("--source", "asff", theirs, path)
+    done = convert(theirs, "--source", "authors", "--output", path)
     assert done.code == 0, done.output
     return path
 
@@ -60,86 +53,92 @@ def blank(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
     return {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
 
 
-def blank_authors(variant: str, num_classes: int = 80) -> dict[str, Tensor]:
-    """All tensors of one of the authors' networks; each slot of four predicts 5 + 80 numbers."""
-    shapes = json.loads((REFERENCE / f"{variant}_keys.json").read_text())["shapes"]
+def blank_authors(reference: Path, variant: str, num_classes: int = 80) -> dict[str, Tensor]:
+    """Return all tensors of a network; at each location it has 4 anchors of 5 + 80 values."""
+    shapes = recorded_shapes(reference, variant)
     outputs = {4 * 85: 4 * (5 + num_classes)}
     return blank({key: [outputs.get(x, x) for x in shape] for key, shape in shapes.items()})
 
 
-@needs_reference
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_config_to_use(variant, tmp_path):
+def test_config_to_use(variant, reference, tmp_path):
     names = {"baseline": "d53_baseline", "asff": "d53_asff", "asff_star": "d53_asff_star"}
-    config = f"configs/authors/yolov3_{names.get(variant, variant)}.yaml"
-    tensors = blank_authors(variant)
+    config = f"authors/yolov3_{names.get(variant, variant)}.yaml"
+    tensors = blank_authors(reference, variant)
     torch.save(tensors, tmp_path / "a.pth")
-    done = convert("--source", "asff", tmp_path / "a.pth", tmp_path / "b.pth")
+    done = convert(tmp_path / "a.pth", "--source", "authors", "--output", tmp_path / "b.pth")
     assert done.code == 0, done.output
-    assert f"Wrote {len(tensors)} tensors to {tmp_path / 'b.pth'}; all have" in done.output
-    assert f"Use: {config}\n" in done.output
+    assert f"Wrote all {len(tensors)} tensors to {tmp_path / 'b.pth'}" in done.output
+    assert f"Use: --config-file {config}\n" in done.output
     checkpoint = torch.load(tmp_path / "b.pth", weights_only=True)
     (tmp_path / "carried.yaml").write_text(checkpoint["config"])
     carried, ours = (
         yaml.safe_load(load_config(str(path)).dump())  # lists, where one has tuples
-        for path in (tmp_path / "carried.yaml", ROOT / config)
+        for path in (tmp_path / "carried.yaml", config)
     )
     assert carried == ours
     assert checkpoint["class_names"] == [category["name"] for category in THINGS]
     assert checkpoint["asff_version"]
 
 
-@needs_reference
-def test_other_classes_than_those_of_coco(tmp_path):
+def test_other_classes_than_those_of_coco(reference, tmp_path):
     """Of whoever trained the authors' code on other data, and whoever trained ours."""
-    theirs = blank_authors("mobilenetv2", num_classes=3)
+    theirs = blank_authors(reference, "mobilenetv2", num_classes=3)
     assert theirs["level_0_header.conv.weight"].shape == (4 * 8, 1024, 1, 1)
     torch.save(theirs, tmp_path / "a.pth")
-    done = convert("--source", "asff", tmp_path / "a.pth", tmp_path / "b.pth")
-    assert "Use: configs/authors/yolov3_mobilenetv2.yaml MODEL.YOLOV3.NUM_CLASSES 3" in done.output
+    done = convert(tmp_path / "a.pth", "--source", "authors", "--output", tmp_path / "b.pth")
+    assert (
+        "Use: --config-file authors/yolov3_mobilenetv2.yaml MODEL.YOLOV3.NUM_CLASSES 3"
+        in done.output
+    )
     checkpoint = torch.load(tmp_path / "b.pth", weights_only=True)
     assert checkpoint["class_names"] == [] and "NUM_CLASSES: 3" in checkpoint["config"]
-    done = convert("--to", "asff", tmp_path / "b.pth", tmp_path / "c.pth")
+    done = convert(tmp_path / "b.pth", "--to", "authors", "--output", tmp_path / "c.pth")
     assert done.code == 0, done.output
     back = torch.load(tmp_path / "c.pth", weights_only=True)
     assert {key: x.shape for key, x in back.items()} == {key: x.shape for key, x in theirs.items()}
 
 
-@needs_reference
-def test_other_shapes_are_refused(tmp_path):
+def test_other_shapes_are_refused(reference, tmp_path):
     """As those of a network of ours with NECK.WIDTH 0.5: their code has none."""
     path, ours, output = (tmp_path / name for name in ("theirs.pth", "ours.pth", "output.pth"))
-    tensors, keys = blank_authors("mobilenetv2"), key_map("mobilenetv2")
+    tensors, keys = blank_authors(reference, "mobilenetv2"), key_map("mobilenetv2")
     tensors["level_1_header.conv.weight"] = torch.zeros(2, 3)
     torch.save(tensors, path)
     torch.save({keys[key]: tensor for key, tensor in tensors.items()}, ours)
     for way, file in (("--source", path), ("--to", ours)):
-        message = refusal(way, "asff", file, output)
-        assert message.startswith(f"{file}: 1 of the 450 tensors have other shapes")
+        message = convert(file, way, "authors", "--output", output).error
+        assert f"{file}: 1 of the 450 tensors have other shapes" in message
         assert "(head.levels.1.predict.weight: (2, 3) instead of (340, 512, 1, 1))" in message
     # From a bias too short for any class none follows: each level has another weight and bias.
-    torch.save({**blank_authors("mobilenetv2"), "level_0_header.conv.bias": torch.zeros(3)}, path)
-    assert "6 of the 450 tensors have other shapes" in refusal("--source", "asff", path, output)
+    torch.save(
+        {**blank_authors(reference, "mobilenetv2"), "level_0_header.conv.bias": torch.zeros(3)},
+        path,
+    )
+    assert (
+        "6 of the 450 tensors have other shapes"
+        in convert(path, "--source", "authors", "--output", output).error
+    )
     assert not output.exists()
 
 
-@needs_reference
-def test_darknet_of_the_authors(tmp_path):
-    keys = json.loads((REFERENCE / "asff_keys.json").read_text())["shapes"]
+def test_darknet_of_the_authors(reference, tmp_path):
     shapes = {
         key: shape
-        for key, shape in keys.items()
+        for key, shape in recorded_shapes(reference, "asff").items()
         if key.startswith("module_list.") and int(key.split(".")[1]) <= 10
     }
     torch.save(blank(shapes), tmp_path / "a.pth")
-    done = convert("--source", "asff", tmp_path / "a.pth", tmp_path / "b.pth")
-    assert "Wrote 312 tensors" in done.output and "Use: any config with DarkNet-53" in done.output
+    done = convert(tmp_path / "a.pth", "--source", "authors", "--output", tmp_path / "b.pth")
+    assert (
+        "Wrote all 312 tensors" in done.output and "Use: any config with DarkNet-53" in done.output
+    )
 
 
 @pytest.mark.parametrize(
     ("source", "num_tensors", "use"),
     [
-        ("darknet", 438, "configs/coco/yolov3_d53_original.yaml"),
+        ("darknet", 438, "--config-file coco/yolov3_d53_original.yaml"),
         ("torchvision", 312, "any config with MobileNetV2, as its MODEL.WEIGHTS"),
         ("timm", 312, "any config with DarkNet-53, as its MODEL.WEIGHTS"),
     ],
@@ -154,28 +153,27 @@ def test_other_sources(source, num_tensors, use, tmp_path):
         torch.save(mobilenet_v2().state_dict(), path)
     else:
         torch.save(blank(timm_shapes()), path)
-    done = convert("--source", source, path, tmp_path / "b.pth")
+    done = convert(path, "--source", source, "--output", tmp_path / "b.pth")
     assert done.code == 0, done.output
-    assert f"Wrote {num_tensors} tensors" in done.output and f"Use: {use}\n" in done.output
+    assert f"Wrote all {num_tensors} tensors" in done.output and f"Use: {use}\n" in done.output
     checkpoint = torch.load(tmp_path / "b.pth", weights_only=True)
     assert len(checkpoint["model"]) == num_tensors
     assert ("config" in checkpoint) == (source == "darknet")
 
 
-@needs_reference
 def test_there_and_back_to_the_bit(theirs, converted, tmp_path):
-    done = convert("--to", "asff", converted, tmp_path / "back.pth")
+    done = convert(converted, "--to", "authors", "--output", tmp_path / "back.pth")
     assert done.code == 0, done.output
-    assert "Wrote 558 tensors of the authors' 'asff'" in done.output
+    assert "Wrote all 558 tensors of the authors' 'asff'" in done.output
     first, second = (torch.load(x, weights_only=True) for x in (theirs, tmp_path / "back.pth"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.fixture
-def coco_of_80(tmp_path: Path) -> Path:
+def coco_of_80(bccd: Path, tmp_path: Path) -> Path:
     """A COCO file of ten BCCD images that has COCO's 80 categories."""
-    content = json.loads((BCCD / "val.json").read_text())
+    content = json.loads((bccd / "val.json").read_text())
     images = content["images"][:10]
     ids = {image["id"] for image in images}
     annotations = [
@@ -229,15 +227,14 @@ def iou(a: tuple, b: tuple) -> float:
     return width * height / (sum(areas) - width * height)
 
 
-@needs_reference
 @pytest.mark.slow
-def test_converted_weights_are_evaluated(converted, coco_of_80, tmp_path):
+def test_converted_weights_are_evaluated(reference, bccd, converted, coco_of_80, tmp_path):
     """The detections in the results are those of forward_dense and a slow loop."""
     entry = {
         "name": "ten",
         "format": "coco",
         "annotations": str(coco_of_80),
-        "images": str(BCCD / "images"),
+        "images": str(bccd / "images"),
     }
     options = ("DATASETS.CUSTOM", f"[{entry}]", "DATASETS.TEST", "('ten',)")
     options += ("MODEL.WEIGHTS", converted, "INPUT.TEST_SIZE", SIZE, "OUTPUT_DIR", tmp_path)
@@ -248,17 +245,17 @@ def test_converted_weights_are_evaluated(converted, coco_of_80, tmp_path):
         (tmp_path / "inference" / "ten" / "coco_instances_results.json").read_text()
     )
 
-    cfg = load_config(str(CONFIG), ["MODEL.DEVICE", "cpu"])
+    cfg = load_config(CONFIG, ["MODEL.DEVICE", "cpu"])
     resolve_sync_norm(cfg, world_size=1)
     # Channels last, as train_net.py's: other kernels, whose sums have another order, move boxes by
     # up to 0.02 pixels and scores by 1e-5.
     model = Trainer.build_model(cfg).eval()
-    weights = reference_weights().state_dict("asff")
+    weights = reference_weights(reference).state_dict("asff")
     keys = key_map("asff")
     model.load_state_dict({keys[key]: value for key, value in weights.items()})
     count = 0
     for image in json.loads(coco_of_80.read_text())["images"]:
-        pixels = cv2.imread(str(BCCD / "images" / image["file_name"]))[..., ::-1]
+        pixels = cv2.imread(str(bccd / "images" / image["file_name"]))[..., ::-1]
         pixels = cv2.resize(np.ascontiguousarray(pixels), (SIZE, SIZE))
         pixels = torch.from_numpy(pixels).permute(2, 0, 1)
         batch = ((pixels - model.pixel_mean) / model.pixel_std)[None]
@@ -282,37 +279,39 @@ def test_converted_weights_are_evaluated(converted, coco_of_80, tmp_path):
 
 
 def test_refusals(tmp_path):
-    """One line, which names the file; nothing is written."""
+    """The message names the file; nothing is written."""
     some, text, output = tmp_path / "some.pth", tmp_path / "text.pth", tmp_path / "x.pth"
     torch.save({"a": torch.zeros(1)}, some)
     text.write_text("<html>")
     nowhere = tmp_path / "no" / "x.pth"
-    for args, message in (
-        (("--source", "asff", tmp_path / "none.pth", output), "none.pth: there is no such file"),
-        (("--source", "asff", text, output), "text.pth is damaged, or none of torch's files"),
-        (("--source", "asff", some, output), "some.pth: The 1 tensors are those of no known"),
-        (("--source", "asff", some, text), "text.pth exists and is not overwritten"),
-        (("--source", "asff", some, nowhere), "x.pth cannot be written: there is no such folder"),
-        (("--source", "asff", some, tmp_path / "x.pkl"), "x.pkl is to hold weights of torch"),
-        (("--to", "asff", some, output), "some.pth: The 1 tensors are those of no known network"),
-        (("--source", "darknet", some, output), "some.pth does not begin with a header of darknet"),
-        (("--source", "torchvision", some, output), "some.pth: These are not the weights that Mob"),
-        (("--source", "timm", some, output), "some.pth: These are not the weights that DarkNet n"),
+    authors = ("--source", "authors")
+    for file, source, target, message in (
+        (tmp_path / "none.pth", authors, output, "none.pth: there is no such file"),
+        (text, authors, output, "text.pth is damaged, or none of torch's files"),
+        (some, authors, output, "some.pth: The 1 tensors are those of no known"),
+        (some, authors, text, "text.pth exists and is not overwritten"),
+        (some, authors, nowhere, "x.pth cannot be written: there is no such folder"),
+        (some, authors, tmp_path / "x.pkl", "x.pkl is to hold weights of torch"),
+        (some, ("--to", "authors"), output, "some.pth: The 1 tensors are those of no known"),
+        (some, ("--source", "darknet"), output, "some.pth does not begin with a header of darknet"),
+        (some, ("--source", "torchvision"), output, "some.pth: These are not the weights"),
+        (some, ("--source", "timm"), output, "some.pth: These are not the weights"),
     ):
-        assert message in refusal(*args)
+        assert message in convert(file, *source, "--output", target).error
     assert sorted(tmp_path.iterdir()) == [some, text]
 
 
-@needs_reference
-def test_output_that_cannot_be_written(tmp_path, monkeypatch):
-    torch.save(blank_authors("mobilenetv2"), tmp_path / "a.pth")
+def test_output_that_cannot_be_written(reference, tmp_path, monkeypatch):
+    torch.save(blank_authors(reference, "mobilenetv2"), tmp_path / "a.pth")
 
     def save(content: dict, path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", save)
-    message = refusal("--source", "asff", tmp_path / "a.pth", tmp_path / "b.pth")
+    message = convert(
+        tmp_path / "a.pth", "--source", "authors", "--output", tmp_path / "b.pth"
+    ).error
     assert "b.pth cannot be written: [Errno 28] No space left" in message
     assert not (tmp_path / "b.pth").exists()
 

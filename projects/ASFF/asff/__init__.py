@@ -20,6 +20,7 @@ with warnings.catch_warnings():
     try:
         from . import data, modeling  # (registers)
         from .config import add_asff_config
+        from .config_files import get_config_file
     except AttributeError as error:
         raise ImportError(
             f"Detectron2 does not work with the other packages here ({error}): asff needs "
@@ -27,7 +28,7 @@ with warnings.catch_warnings():
         ) from error
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "add_asff_config", "data", "modeling"]
+__all__ = ["Predictor", "add_asff_config", "data", "get_config_file", "modeling"]
 
 
 def __getattr__(name: str):

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 from detectron2.config import CfgNode as CN
-from detectron2.config import get_cfg
 
 
 def add_asff_config(cfg: CN) -> None:
@@ -202,28 +198,6 @@ def add_data_config(cfg: CN) -> None:
     # left in the image, are dropped from training, and counted.
     cfg.INPUT.MIN_BOX_SIDE = 1.0
     cfg.INPUT.MIN_BOX_VISIBLE = 0.25
-
-
-def changed_keys(cfg: CN) -> dict[str, Any]:
-    """Values by full key where they are not the defaults; with lists for tuples, as JSON has."""
-    defaults = get_cfg()
-    add_asff_config(defaults)
-    before = dict(flatten(defaults))
-    return {key: value for key, value in flatten(cfg) if before.get(key) != value}
-
-
-def flatten(node: CN, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full names and values of all keys."""
-    for key, value in node.items():
-        if isinstance(value, CN):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, as_lists(value)
-
-
-def as_lists(value: Any) -> Any:
-    """With lists for tuples, which YAML does not tell apart everywhere."""
-    return [as_lists(x) for x in value] if isinstance(value, (list, tuple)) else value
 
 
 def choose(table: dict, name: str, key: str):

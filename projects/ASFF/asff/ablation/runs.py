@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..config import changed_keys
+from ..config_files import changed_keys
 from ..engine import Trainer
 from ..engine.setup import load_config
 

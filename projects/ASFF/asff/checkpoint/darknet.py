@@ -20,8 +20,8 @@ WITHOUT_NORM = ("bias", "weight")
 COUNTER = ".num_batches_tracked"
 
 
-def convert_darknet(path: str | Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read a darknet file under our key names.
+def convert_darknet(values: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the values of a darknet file to tensors under our key names.
 
     Both kinds of file are known by their number of values: DarkNet-53 alone, as
     ``darknet53.conv.74``, and the whole detector, as ``yolov3.weights``. The network's input is RGB
@@ -29,25 +29,24 @@ def convert_darknet(path: str | Path, state: Mapping[str, Tensor]) -> dict[str, 
     darknet does on a GPU; on a CPU it divides by sqrt(variance) + 1e-6.
 
     Args:
-        path: the file.
-        state: the state dict of the detector of ``configs/coco/yolov3_d53_original.yaml``; only
+        values: all of the file; see :func:`read_values`.
+        state: the state dict of the detector of ``coco/yolov3_d53_original.yaml``; only
             names and shapes matter, so it may be on the meta device.
 
     Returns:
         All tensors of ``state`` or all of its bottom-up, which use every value of the file.
 
     Raises:
-        ValueError: the file is missing, cut off or of another network, or ``state`` is of another
+        ValueError: the values are not those of such a network, or ``state`` is of another
             detector.
     """
     bottom_up, detector = layouts(state)
     sizes = [sum(state[key].numel() for key in keys) for keys in (bottom_up, detector)]
-    values = read_values(path)
     if len(values) not in sizes:
         raise ValueError(
-            f"{path} holds {len(values)} values after its header, but {sizes[0]} are expected for "
+            f"{len(values)} values follow the header, but {sizes[0]} are expected for "
             f"DarkNet-53 (as in darknet53.conv.74), or {sizes[1]} for the detector (as in "
-            "yolov3.weights). It is cut off, or belongs to another network."
+            "yolov3.weights). The file is cut off, or belongs to another network."
         )
     keys = bottom_up if len(values) == sizes[0] else detector
     parts = values.split([state[key].numel() for key in keys])
@@ -88,7 +87,7 @@ def layouts(state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
     if different:
         raise ValueError(
             f"The model and darknet's YOLOv3 differ by {len(different)} tensors (for example "
-            f"{', '.join(different[:3])}). Use configs/coco/yolov3_d53_original.yaml."
+            f"{', '.join(different[:3])}). Use coco/yolov3_d53_original.yaml."
         )
     return bottom_up, detector
 

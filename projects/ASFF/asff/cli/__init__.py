@@ -185,9 +185,10 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = VerbParser(f"asff {verb}", description=module.__doc__)
     module.add_arguments(parser)
     parsed = parser.parse_args(rest)
+    sys.argv = [parser.prog, *rest]  # for messages, those of further processes included
     from ..engine import user_errors  # loads much, which --help does not need
 
-    with user_errors(program=parser.prog):
+    with user_errors():
         return module.run(parsed) or 0
 
 

@@ -1,68 +1,94 @@
-#!/usr/bin/env python
-"""From nothing to a trained detector in minutes: generate images, train, evaluate, draw detections.
+"""Generate images, train a small detector on them, evaluate it and draw its detections.
 
-    python tools/quickstart.py [--images N] [KEY VALUE ...]
+    asff quickstart
+    asff quickstart --iterations 100 --output output/short SOLVER.BASE_LR 0.002
 
-Uses a GPU where there is one. KEY VALUE pairs override configs/quickstart.yaml.
+Takes minutes, on a GPU where there is one. The config is quickstart.yaml. The images go to
+$DETECTRON2_DATASETS/shapes (by default datasets/shapes).
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import time
+import argparse
 from pathlib import Path
 
-# First, for it says what is not installed.
-from ..data.datasets.shapes import write_shapes_dataset
-from ..engine import Predictor, argument_parser, setup, user_errors
-from ..visualization import draw_detections
+from . import VerbParser, at_least
 
-# isort: split
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from train_net import main as train  # noqa: E402
-
-CONFIG = ROOT / "configs" / "quickstart.yaml"
-NUM_PICTURES = 8
+NUM_DRAWN = 8  # images of the test set whose detections are drawn
 
 
-def write_pictures(cfg: CfgNode, weights: Path, folder: Path) -> None:
-    """Draw truth and detections of the first images of the test set."""
-    folder.mkdir(parents=True, exist_ok=True)
-    predictor, name = Predictor(cfg, weights), cfg.DATASETS.TEST[0]
-    for record in DatasetCatalog.get(name)[:NUM_PICTURES]:
-        file = Path(record["file_name"])
-        picture = draw_detections(record, predictor(file), MetadataCatalog.get(name))
-        Image.fromarray(picture).save(folder / f"{file.stem}.jpg")
+def add_arguments(parser: VerbParser) -> None:
+    parser.add_argument(
+        "--iterations",
+        type=at_least(1),
+        metavar="N",
+        help="train for N iterations, and evaluate at the end alone",
+    )
+    parser.add_argument(
+        "--images",
+        type=at_least(1),
+        default=1600,
+        metavar="N",
+        help="to train on, and an eighth as many to test on; default: %(default)s",
+    )
+    parser.add_output(metavar="FOLDER", help="default: output/quickstart")
+    parser.add_opts()
 
 
-def main() -> None:
+def run(args: argparse.Namespace) -> None:
+    import os
+    import time
+
+    from ..config_files import get_config_file
+    from ..data.datasets.shapes import write_shapes_dataset
+    from ..engine import argument_parser, main, setup
+
     start = time.perf_counter()
-    parser = argument_parser()
-    parser.add_argument("--images", type=int, default=1600, help="to train on; an eighth to test")
-    args = parser.parse_args(["--config-file", str(CONFIG), *sys.argv[1:]])
     datasets = Path(os.getenv("DETECTRON2_DATASETS", "datasets"))
-    with user_errors():
-        write_shapes_dataset(
-            datasets / "shapes", num_train=args.images, num_val=max(args.images // 8, 1)
-        )
-        cfg = setup(args)
-    results = train(cfg, args)
+    write_shapes_dataset(
+        datasets / "shapes", num_train=args.images, num_val=max(args.images // 8, 1)
+    )
+    config = get_config_file("quickstart.yaml")
+    options = [*scale_schedule(config, args.iterations), *args.opts]
+    if args.output is not None:
+        options += ["OUTPUT_DIR", str(args.output)]
+    args = argument_parser().parse_args(["--config-file", config, *options])
+    cfg = setup(args)
+    results = main(cfg, args)
     output = Path(cfg.OUTPUT_DIR)
-    write_pictures(cfg, output / "model_final.pth", output / "pictures")
-    seconds = time.perf_counter() - start
+    draw_test_images(cfg, output / "model_final.pth", output / "detections")
     print(
-        f"\nDone in {seconds:.0f} s: AP50 {results['bbox']['AP50']:.1f} on images it never saw.\n"
-        f"Truth and detections side by side: {output / 'pictures'}\n"
+        f"\nDone in {time.perf_counter() - start:.0f} s: AP50 {results['bbox']['AP50']:.1f} on "
+        "images that were not used for training.\n"
+        f"Ground truth and detections side by side: {output / 'detections'}\n"
         f"Model and log: {output}\n"
-        f"Next: python tools/report.py {output}"
+        f"Next: asff report {output}"
     )
 
 
-if __name__ == "__main__":
-    main()
+def scale_schedule(config: str, iterations: int | None) -> list[str]:
+    """Return KEY, VALUE, ... that shorten or lengthen the training with all that depends on it."""
+    from ..config_files import load_config
+
+    if iterations is None:
+        return []
+    solver = load_config(config).SOLVER
+    warmup = solver.WARMUP_ITERS * iterations // solver.MAX_ITER
+    keys = {"SOLVER.MAX_ITER": iterations, "SOLVER.WARMUP_ITERS": warmup, "TEST.EVAL_PERIOD": 0}
+    return [str(x) for pair in keys.items() for x in pair]
+
+
+def draw_test_images(cfg, weights: Path, folder: Path) -> None:
+    """Draw ground truth and detections of the first images of the test set."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from PIL import Image
+
+    from ..engine import Predictor
+    from ..visualization import draw_detections
+
+    folder.mkdir(parents=True, exist_ok=True)
+    predictor, name = Predictor(cfg, weights), cfg.DATASETS.TEST[0]
+    for dataset_dict in DatasetCatalog.get(name)[:NUM_DRAWN]:
+        file = Path(dataset_dict["file_name"])
+        image = draw_detections(dataset_dict, predictor(file), MetadataCatalog.get(name))
+        Image.fromarray(image).save(folder / f"{file.stem}.jpg")

@@ -34,14 +34,11 @@ def num_processes(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def user_errors(
-    kind: type[ValueError] = ValueError, *, program: str | None = None
-) -> Iterator[None]:
-    """End this process with the message alone, and exit code 2, where an error is the user's.
+def user_errors(kind: type[ValueError] = ValueError) -> Iterator[None]:
+    """End this process with the message alone, and exit code 2, at an error of the user.
 
     Args:
-        kind: of errors that are.
-        program: what the message begins with; by default the name of the script.
+        kind: of the errors that are taken for such.
     """
     try:
         yield
@@ -50,7 +47,7 @@ def user_errors(
             # Rank 0 prints the same message, and its exit ends this process. Should this rank alone
             # have failed, it prints after a while.
             time.sleep(10)
-        print(f"{program or Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

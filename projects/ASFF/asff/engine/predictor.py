@@ -8,18 +8,15 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from ..checkpoint import Checkpointer, read_metadata
-from ..config import add_asff_config
+from ..config_files import load_config, merge_options, parse_config
 from ..data import build_pixel_mapper, build_reader, check_input
 from ..data.datasets.classes import DEFAULT_CLASSES, class_count, known_classes, shorten
 from .setup import (
     check_model,
-    explain,
-    load_config,
-    merge_options,
     resolve_device,
     resolve_sync_norm,
     setup_datasets,
@@ -138,7 +135,12 @@ def resolve_detector(
     """
     saved, names = read_metadata(weights)
     if config is None:
-        cfg = parse_config(saved, weights)
+        if not saved:
+            raise ValueError(
+                f"{weights} holds no config: it is older, damaged, or of another program. Name "
+                "the config that it was trained with."
+            )
+        cfg = parse_config(saved, f"The config inside {weights}")
         merge_options(cfg, opts)
     elif isinstance(config, CfgNode):
         cfg = config.clone()
@@ -156,22 +158,6 @@ def resolve_detector(
     resolve_sync_norm(cfg, world_size=1)
     cfg.freeze()
     return cfg, names
-
-
-def parse_config(saved: str, weights: str | os.PathLike) -> CfgNode:
-    """The config that a checkpoint holds."""
-    if not saved:
-        raise ValueError(
-            f"{weights} holds no config: it is older, damaged, or of another program. Name the "
-            "config that it was trained with."
-        )
-    cfg = get_cfg()
-    add_asff_config(cfg)
-    try:
-        cfg.merge_from_other_cfg(CfgNode.load_cfg(saved))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise ValueError(f"The config inside {weights}: {explain(error, cfg)}") from error
-    return cfg
 
 
 def agree_on_names(

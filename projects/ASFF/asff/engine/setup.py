@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
 
-from ..config import add_asff_config, choose
+from ..config import choose
+from ..config_files import find_config_file, load_config
 from ..data import (
     check_annotations,
     check_datasets,
@@ -47,6 +45,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ValueError: naming the key or file, its value, and the fix.
     """
     setup_logger(distributed_rank=int(os.getenv("RANK", "0")), name="asff")
+    args.config_file = find_config_file(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     if cfg.DATASETS.TEST is None:  # an empty value in YAML
         cfg.DATASETS.TEST = ()
@@ -59,41 +58,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_config(cfg, num_processes(args), eval_only=args.eval_only, resume=args.resume)
     cfg.freeze()
     return cfg
-
-
-def load_config(config_file: str, opts: list[str] = ()) -> CfgNode:
-    """Read a YAML file and KEY VALUE pairs over the defaults.
-
-    Raises:
-        ValueError: the file cannot be read, a key is not known, or a value has a wrong type.
-    """
-    cfg = get_cfg()
-    add_asff_config(cfg)
-    if config_file:
-        if not Path(config_file).is_file():
-            raise ValueError(f"--config-file {config_file}: there is no such file.")
-        try:
-            cfg.merge_from_file(config_file, allow_unsafe=False)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"--config-file {config_file} is not valid YAML: {error}") from error
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"--config-file {config_file} holds no KEY: VALUE pairs.") from error
-        except (KeyError, ValueError, AssertionError, OSError) as error:
-            raise ValueError(f"--config-file {config_file}: {explain(error, cfg)}") from error
-    merge_options(cfg, opts)
-    return cfg
-
-
-def merge_options(cfg: CfgNode, opts: Sequence) -> None:
-    """Set the KEY VALUE pairs of a command line.
-
-    Raises:
-        ValueError: a key is not known, or a value has a wrong type.
-    """
-    try:
-        cfg.merge_from_list(list(opts))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise ValueError(f"Command line: {explain(error, cfg)}") from error
 
 
 def setup_datasets(cfg: CfgNode, config_file: str, names: Sequence[str]) -> None:
@@ -110,29 +74,6 @@ def setup_datasets(cfg: CfgNode, config_file: str, names: Sequence[str]) -> None
     register_custom_datasets(cfg)
     check_same_classes(names)
     follow_classes(cfg, names)
-
-
-def explain(error: Exception, cfg: CfgNode) -> str:
-    """What yacs says, shorter where a type is wrong, with a similar key where it is not known."""
-    message = str(error.args[0] if isinstance(error, KeyError) else error)
-    if unknown := re.search(r"Non-existent (?:config )?key: (\S+)", message):
-        similar = difflib.get_close_matches(unknown[1], list(all_keys(cfg)), n=1, cutoff=0.5)
-        hint = f" Did you mean {similar[0]}?" if similar else ""
-        return f"there is no config key '{unknown[1]}'.{hint}"
-    mismatch = re.search(r"values \((.*) vs\. (.*)\) for config key: (\S+)", message, re.DOTALL)
-    if mismatch:
-        old, new, key = mismatch.groups()
-        like = "hold keys of its own" if "\n" in old else f"be of the type of {old}"
-        return f"{key} is {new}, but must {like}."
-    return message
-
-
-def all_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
-    """All full key names, also of nodes."""
-    for key, value in cfg.items():
-        yield prefix + key
-        if isinstance(value, CfgNode):
-            yield from all_keys(value, f"{prefix}{key}.")
 
 
 def resolve_device(cfg: CfgNode, num_gpus: int) -> None:

@@ -17,7 +17,7 @@ from ..analysis.detection_metrics import (
     count_at,
     precision_curves,
 )
-from ..config import changed_keys
+from ..config_files import changed_keys
 from .curves import training_curves, training_speed
 from .images import ShownImage
 from .run_folder import RunFolder, environment, inference_speed
