@@ -85,7 +85,7 @@ def test_trains_and_evaluates(trained):
     output = trained[0].output
     # Logged before the training's own log begins, and after.
     assert output.count("Running on the CPU: --num-gpus is 0.") == 1
-    assert output.count("Training stream: ") == 1
+    assert output.count("Deterministic batch plan: ") == 1
     assert "MODEL.YOLOV3.NORM: BN instead of SyncBN (1 process on cpu)" in output
 
 

@@ -20,7 +20,7 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from asff.checkpoint.darknet import convert_darknet, read_values
-from asff.data.build import build_test_mapper
+from asff.data import build_test_mapper
 from asff.engine.setup import load_config, resolve_sync_norm
 from asff.modeling import YOLOv3
 from tests.training import ROOT

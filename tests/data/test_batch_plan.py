@@ -15,8 +15,8 @@ from asff.data.batch_plan import (
     SIZE,
     BatchPlan,
     BatchPlanSampler,
-    Mixup,
-    Sizes,
+    MixupSchedule,
+    SizeSchedule,
     epoch_length,
     group_batches,
     phase_length,
@@ -28,14 +28,14 @@ NEVER = 10**9
 
 
 def make_stream(num_images: int = 50, batch_size: int = 8, *, factors=None, **options):
-    sizes = Sizes(
+    sizes = SizeSchedule(
         options.get("sizes", SIZES),
         options.get("period", 10),
         options.get("first", 608),
         options.get("final", 608),
         options.get("final_start", NEVER),
     )
-    mixup = Mixup(options.get("prob", 1.0), options.get("alpha", 1.5), options.get("end", NEVER))
+    mixup = MixupSchedule(options.get("prob", 1.0), options.get("alpha", 1.5), options.get("end", NEVER))
     factors = np.ones(num_images) if factors is None else np.array(factors, float)
     return BatchPlan(
         factors,
@@ -64,7 +64,7 @@ def test_no_two_draws_share_a_generator():
     """Neither purposes, nor numbers, nor seeds; and each image has a seed of its own."""
     places = [(7, purpose, number) for purpose in (ORDER, SIZE, BATCH) for number in (0, 1)]
     places += [(8, purpose, 0) for purpose in (ORDER, SIZE, BATCH)]
-    draws = {make_stream(seed=seed).generator(*place).random() for seed, *place in places}
+    draws = {make_stream(seed=seed)._generator(*place).random() for seed, *place in places}
     assert len(draws) == len(places)
     stream = make_stream()
     assert len({sample.seed for k in range(40) for sample in stream(k)}) == 40 * 8
@@ -89,7 +89,7 @@ def test_processes_share_the_batch(world_size):
 
 
 def test_batch_that_processes_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"SOLVER\.IMS_PER_BATCH is 8, which 3 processes"):
+    with pytest.raises(ValueError, match=r"SOLVER\.IMS_PER_BATCH is 8.*3 processes"):
         BatchPlanSampler(make_stream(), rank=0, world_size=3)
 
 

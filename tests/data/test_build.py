@@ -18,7 +18,7 @@ from asff.data import (
     build_train_dataset,
     build_train_mapper,
 )
-from asff.data.batch_plan import Sample
+from asff.data.batch_plan import SampleSpec
 from asff.data.build import build_augmentations
 from asff.data.image_io import UnreadableImage
 from asff.data.training_dataset import TrainingDataset
@@ -202,7 +202,7 @@ def test_cache(record, monkeypatch, cache):
     cfg = detector_cfg(*SQUARE, "DATALOADER.CACHE", cache, "INPUT.COLOR.PROB", 1.0)
     dataset = build_train_dataset(cfg, [record])
     assert type(dataset) is TrainingDataset and not reads
-    sample = Sample(0, -1, 1.0, 64, 3)
+    sample = SampleSpec(0, -1, 1.0, 64, 3)
     images = [dataset[sample]["image"] for _ in range(3)]
     assert torch.equal(images[0], images[1]) and torch.equal(images[0], images[2])
     assert len(reads) == (1 if cache else 3)

@@ -17,7 +17,7 @@ from asff.data import (
     build_train_mapper,
     load_training_dicts,
 )
-from asff.data.build import resolve_seed
+from asff.data import resolve_seed
 from asff.engine.setup import load_config
 from tests.helpers import detector_cfg
 from tests.training import CLASSES, EMPTY, FLAT, NUM_TRAIN, NUM_VAL
@@ -83,7 +83,7 @@ def test_seed_of_the_loader(config):
         return [x["file_name"] for batch, _ in zip(loader, range(3)) for x in batch]
 
     assert files() == files(seed=5) != files(seed=6)
-    assert build_train_loader(cfg, seed=0).sampler.stream.seed == 0
+    assert build_train_loader(cfg, seed=0).sampler.batch_plan.seed == 0
 
 
 @pytest.mark.parametrize(("seed", "resolved"), [(5, 5), (0, 0), (-1, 77)])
@@ -102,7 +102,7 @@ def test_largest_size_comes_first(config):
     """All images of a batch have the size that the stream says."""
     cfg = tiny_cfg(config, "INPUT.TRAIN_SIZES", [64, 96, 32], "INPUT.SIZE_PERIOD", 1)
     loader = build_train_loader(cfg)
-    stream = loader.sampler.stream
+    stream = loader.sampler.batch_plan
     sizes = []
     for batch, iteration in zip(loader, range(6)):
         (shape,) = {x["image"].shape for x in batch}
@@ -133,8 +133,8 @@ def test_phases_of_the_stream(caplog):
     assert (sizes.choices, sizes.period) == ([320, 352], 10)
     assert (sizes.final, sizes.final_start) == (416, 80)
     assert caplog.messages == [
-        "Training stream: 120 images, 15.0 iterations an epoch; sizes 320, 352, another every 10 "
-        "iterations, 416 from iteration 80 on; mixup up to iteration 70."
+        "Deterministic batch plan: 120 images, 15.0 iterations per epoch; sizes 320, 352, a new one "
+        "every 10 iterations, 416 from iteration 80 on; mixup before iteration 70."
     ]
 
 
@@ -148,7 +148,7 @@ def test_plain_stream(caplog):
     caplog.set_level(logging.INFO, "asff")
     stream = stream_of(20)
     assert {(x.partner, x.size) for k in range(100) for x in stream(k)} == {(-1, 416)}
-    message = "Training stream: 20 images, 2.5 iterations an epoch; sizes 416; no mixup."
+    message = "Deterministic batch plan: 20 images, 2.5 iterations per epoch; sizes 416; no mixup."
     assert caplog.messages == [message]
 
 
@@ -156,7 +156,7 @@ def test_stream_that_keeps_aspect_ratios(caplog):
     """Sizes and mixup are none of Detectron2's mapper."""
     caplog.set_level(logging.INFO, "asff")
     stream_of(20, "INPUT.SQUARE", False)
-    assert caplog.messages == ["Training stream: 20 images, 2.5 iterations an epoch."]
+    assert caplog.messages == ["Deterministic batch plan: 20 images, 2.5 iterations per epoch."]
 
 
 def test_one_image_is_too_few_to_mix(caplog):

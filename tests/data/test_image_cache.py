@@ -142,11 +142,8 @@ def test_what_the_log_says(caplog, on_disk):
     records = [{"file_name": str(i), "height": 1000, "width": 1000} for i in range(3)]
     build(Files(), on_disk, limit=7e6, records=records)
     (message,) = caplog.messages
-    assert message == (
-        f"Image cache {'on disk' if on_disk else 'in memory'}: room for 2 of 3 images, 0.01 of the "
-        "0.01 GiB that all need (limit of this process: 0.01, by DATALOADER.CACHE_LIMIT or free "
-        "space)."
-    )
+    assert ("on disk" if on_disk else "in memory") in message and "2 of 3 images" in message
+    assert "0.01 of 0.01 GiB" in message and "DATALOADER.CACHE_LIMIT" in message
 
 
 def test_a_file_of_several_dicts_has_one_place(on_disk, caplog):

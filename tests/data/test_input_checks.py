@@ -157,10 +157,8 @@ def test_formats_of_detectron2s_mapper():
 @pytest.mark.parametrize("key", ["MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"])
 def test_squares_of_boxes_alone(key):
     """Detectors of masks need Detectron2's mapper."""
-    assert complaint(*SQUARE, key, True) == (
-        f"{key} is True, but the mapper of INPUT.SQUARE knows boxes alone. Set INPUT.SQUARE to "
-        "False."
-    )
+    message = complaint(*SQUARE, key, True)
+    assert message.startswith(f"{key} is True") and "Set INPUT.SQUARE to False" in message
     accept("INPUT.SQUARE", False, key, True)
 
 

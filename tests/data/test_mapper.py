@@ -287,7 +287,7 @@ def whole_chain(cfg, pair, seed: int) -> tuple[np.ndarray, dict[int, np.ndarray]
     """Pixels (H, W, 3), and boxes by class, of a draw: every other one is mixed."""
     np.random.seed(seed)
     weight = 0.35 + 0.1 * (seed % 4)
-    partner = {"other": pair[1], "weight": weight} if seed % 2 else {}
+    partner = {"partner": pair[1], "weight": weight} if seed % 2 else {}
     mapped = build_train_mapper(cfg)(pair[0], **partner, size=SIZE)
     assert mapped["image"].shape == (3, SIZE, SIZE)
     truths = mapped["instances"]

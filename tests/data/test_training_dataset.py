@@ -11,7 +11,7 @@ from detectron2.data import DatasetFromList
 from detectron2.data import transforms as T
 
 from asff.data.augmentation import RandomColor, RandomMinIoUCrop
-from asff.data.batch_plan import Sample
+from asff.data.batch_plan import SampleSpec
 from asff.data.image_io import UnreadableImage
 from asff.data.mapper import SquareMapper
 from asff.data.training_dataset import MAX_REPLACEMENTS, TrainingDataset, seeded
@@ -79,8 +79,8 @@ class Recorder:
 def test_the_mapper_gets_what_the_sample_says(records):
     mapper = Recorder()
     dataset = TrainingDataset(records, mapper)
-    alone = dataset[Sample(2, -1, 1.0, 96, 5)]
-    mixed = dataset[Sample(3, 1, 0.3, 64, 6)]
+    alone = dataset[SampleSpec(2, -1, 1.0, 96, 5)]
+    mixed = dataset[SampleSpec(3, 1, 0.3, 64, 6)]
     assert mapper.calls == [(2, -1), (3, 1)]
     assert (alone["weight"], alone["size"], alone["reads"], alone["unreadable"]) == (1, 96, 1, [])
     assert (mixed["weight"], mixed["size"], mixed["reads"], mixed["unreadable"]) == (0.3, 64, 2, [])
@@ -91,7 +91,7 @@ def test_same_sample_same_pixels_whatever_was_drawn_before(records):
     augmentations = [RandomColor(), RandomMinIoUCrop(), T.RandomFlip()]
     mapper = SquareMapper(augmentations=augmentations, interpolations=(0, 1, 2))
     dataset = TrainingDataset(DatasetFromList(records), mapper)
-    samples = [Sample(1, 2, 0.4, 64, seed) for seed in (11, 12, 13, 14)]
+    samples = [SampleSpec(1, 2, 0.4, 64, seed) for seed in (11, 12, 13, 14)]
     pictures = []
     for round_, order in enumerate((samples, samples[::-1])):
         np.random.seed(round_)
@@ -113,7 +113,7 @@ def test_unreadable_image_is_replaced(records):
     for before in (0, 1):
         np.random.seed(before)
         mapper = Recorder(4)
-        results.append(TrainingDataset(records, mapper)[Sample(4, -1, 1.0, 96, 5)])
+        results.append(TrainingDataset(records, mapper)[SampleSpec(4, -1, 1.0, 96, 5)])
         calls = mapper.calls
     assert results[0] == results[1]
     (result, _), tries = results, len(calls)
@@ -126,7 +126,7 @@ def test_unreadable_image_is_replaced(records):
 def test_replacements_differ_by_seed(records):
     """Of 5 other images, 60 seeds leave one out once in 100000 runs."""
     dataset = TrainingDataset(records, Recorder(4))
-    chosen = {dataset[Sample(4, -1, 1.0, 96, seed)]["image"][0] for seed in range(60)}
+    chosen = {dataset[SampleSpec(4, -1, 1.0, 96, seed)]["image"][0] for seed in range(60)}
     assert chosen == {0, 1, 2, 3, 5}
 
 
@@ -134,7 +134,7 @@ def test_replacements_differ_by_seed(records):
 def test_unreadable_partner(records, pair):
     """Both images are replaced, and mixup stays: two reads for each try."""
     mapper = Recorder(4, 5)
-    result = TrainingDataset(records, mapper)[Sample(*pair, 0.3, 96, 3)]
+    result = TrainingDataset(records, mapper)[SampleSpec(*pair, 0.3, 96, 3)]
     assert mapper.calls[0] == pair and len(mapper.calls) >= 2
     assert not {4, 5} & set(mapper.calls[-1]) and -1 not in mapper.calls[-1]
     assert result["reads"] == 2 * len(mapper.calls)
@@ -147,7 +147,7 @@ def test_all_images_unreadable(records):
     """There is an end to it, and a result without image."""
     mapper = Recorder(*range(COUNT))
     before = global_state()
-    result = TrainingDataset(records, mapper)[Sample(0, 1, 0.5, 96, 3)]
+    result = TrainingDataset(records, mapper)[SampleSpec(0, 1, 0.5, 96, 3)]
     assert result.keys() == {"reads", "unreadable"}
     assert len(result["unreadable"]) == len(mapper.calls) == 1 + MAX_REPLACEMENTS
     assert result["reads"] == 2 * len(mapper.calls)
@@ -161,10 +161,10 @@ def test_other_errors_are_not_hidden(records):
         raise ValueError("a fault")
 
     with pytest.raises(ValueError, match="a fault"):
-        TrainingDataset(records, fail)[Sample(0, -1, 1.0, 96, 3)]
+        TrainingDataset(records, fail)[SampleSpec(0, -1, 1.0, 96, 3)]
 
 
 def test_one_image(records):
     """Its replacement can only be itself."""
-    result = TrainingDataset(records[:1], Recorder(0))[Sample(0, -1, 1.0, 96, 3)]
+    result = TrainingDataset(records[:1], Recorder(0))[SampleSpec(0, -1, 1.0, 96, 3)]
     assert "image" not in result and len(result["unreadable"]) == 1 + MAX_REPLACEMENTS

@@ -155,7 +155,7 @@ def test_reference_world_size_trains(config, tmp_path):
 def test_drawn_seed_is_that_of_all_parts(config, tmp_path):
     """Also where nothing is to be resumed or loaded."""
     trainer = Trainer(tiny_cfg(config, "SEED", -1, "OUTPUT_DIR", str(tmp_path)))
-    assert trainer.seed == trainer._trainer.seed == trainer.train_loader.sampler.stream.seed
+    assert trainer.seed == trainer._trainer.seed == trainer.train_loader.sampler.batch_plan.seed
 
 
 def test_resume_restores_optimizer_and_schedule(config, tmp_path):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.utils.analysis import FlopCountAnalysis, parameter_count
-from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import nn
 from tqdm import tqdm, trange
 
+from ..analysis.cost import count_operations, measure_seconds
 from ..data import build_test_loader
 from ..engine import Trainer
 from ..engine.setup import load_config, resolve_device, resolve_sync_norm, setup_datasets
@@ -73,31 +72,6 @@ def build_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
     return cfg
 
 
-def count_operations(model: nn.Module, inputs: list[dict]) -> dict:
-    """Parameters and multiply-adds of a detector in evaluation, as fvcore counts them.
-
-    Returns:
-        ``parameters``, ``multiply_adds``, and ``not_counted``, names of operations that are not
-        known to fvcore. Those that work element by element are not counted either.
-    """
-    analysis = FlopCountAnalysis(model, inputs).set_op_handle(
-        "torchvision::deform_conv2d", count_deform_conv
-    )
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    analysis.tracer_warnings("none")
-    return {
-        "parameters": parameter_count(model)[""],
-        "multiply_adds": int(analysis.total()),
-        "not_counted": sorted(analysis.unsupported_ops()),
-    }
-
-
-def count_deform_conv(inputs: list, outputs: list) -> int:
-    """Multiply-adds of a deformable convolution but for its sampling: those of a plain one."""
-    x, weight, out = (get_shape(value) for value in (*inputs[:2], outputs[0]))
-    return conv_flop_count(x, weight, out)
-
-
 @torch.no_grad()
 def time_interleaved(
     models: Sequence[nn.Module], inputs: Sequence[list[dict]]
@@ -106,16 +80,7 @@ def time_interleaved(
     times = [[] for _ in models]
     for step in trange(WARM_UP + ROUNDS, desc="latency", unit="round"):
         for model, x, seconds in zip(models, inputs, times):
-            synchronize()
-            start = time.perf_counter()
-            model(x)
-            synchronize()
+            elapsed = measure_seconds(partial(model, x))
             if step >= WARM_UP:
-                seconds.append(time.perf_counter() - start)
+                seconds.append(elapsed)
     return times
-
-
-def synchronize() -> None:
-    """Wait for the device: it works on while Python goes ahead."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -1,16 +1,15 @@
-"""How many training samples a core makes in a second, and where the time goes."""
+"""Throughput of the training data on one core, and how its time is spent."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
-from unittest import mock
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,20 +20,147 @@ from detectron2.structures import BoxMode
 from tabulate import tabulate
 from tqdm import tqdm, trange
 
-from ..data import build_batch_plan, build_train_dataset, check_input, mapper
-from ..data.augmentation import ResizeLongestEdge, ResizeSquare
-from ..data.batch_plan import BatchPlan, BatchPlanSampler, Sample
+from ..data import build_batch_plan, build_train_dataset, check_input
+from ..data.batch_plan import BatchPlan, BatchPlanSampler, SampleSpec
 from ..data.datasets import class_count
 from ..data.loader import TrainingLoader
+from ..data.mapper import SquareMapper
 from ..data.training_dataset import TrainingDataset
-from ..engine.setup import load_config
 
 HEIGHT, WIDTH, BOXES = 480, 640, 7  # of a typical image of COCO
 WARM_UP = 20  # samples that do not count
 
 
-def photograph(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An image (H, W, 3) as hard to decode as a photograph, and boxes (M, 4): x, y, w, h."""
+class DataTimes(NamedTuple):
+    """Times of training samples on one core, in seconds; see :func:`measure_data`.
+
+    Attributes:
+        size, num_files: see :func:`measure_data`.
+        file_size: mean size of the files in bytes.
+        wall, cpu: (samples,), elapsed and CPU time of each sample.
+        parts: CPU time of the parts of the mapper, per sample; the rest is under "the rest".
+        decoding: CPU time of decoding one file, median.
+        workers: number of workers and samples per second of a loader, or None.
+    """
+
+    size: int
+    num_files: int
+    file_size: float
+    wall: np.ndarray
+    cpu: np.ndarray
+    parts: dict[str, float]
+    decoding: float
+    workers: tuple[int, float] | None
+
+
+def measure_data(
+    cfg: CfgNode, *, size: int, num_samples: int, num_files: int, quality: int, num_workers: int = 0
+) -> DataTimes:
+    """Measure reading, mixing, augmenting and resizing generated photographs.
+
+    Sets the number of threads of OpenCV and PyTorch to one.
+
+    Args:
+        cfg: its first phase is measured, with mixup though there are few images.
+        size: side of the square in pixels, divisible by 32.
+        num_files: photographs to generate.
+        quality: of their JPEG compression.
+        num_workers: measure a loader with so many workers, too; 0 for none.
+
+    Raises:
+        ValueError: naming the key, its value and the fix.
+    """
+    cfg = _first_phase(cfg, size)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="asff_benchmark_") as folder:
+        dataset_dicts = _write_photographs(Path(folder), num_files, quality, class_count(cfg)[1])
+        batch_plan = build_batch_plan(cfg, dataset_dicts, seed=0)
+        dataset = build_train_dataset(cfg, dataset_dicts)
+        specs = list(islice(chain.from_iterable(map(batch_plan, count())), num_samples))
+        _time_samples(dataset, specs[:WARM_UP], "warming up")
+        wall, cpu = _time_samples(dataset, specs, "timing")
+        files = [Path(x["file_name"]) for x in dataset_dicts]
+        workers = None
+        if num_workers:
+            workers = num_workers, _loader_speed(dataset, batch_plan, num_workers, num_samples)
+        return DataTimes(
+            size,
+            num_files,
+            float(np.mean([file.stat().st_size for file in files])),
+            wall,
+            cpu,
+            _profile(dataset, specs),
+            float(np.median([_decoding_time(file) for file in files])),
+            workers,
+        )
+
+
+def format_data(times: DataTimes) -> str:
+    """Format the result of :func:`measure_data` as two tables and sentences."""
+    rows = [
+        (name, 1 / x.mean(), *(1e3 * y for y in (x.mean(), *np.percentile(x, (50, 90)))))
+        for name, x in (("elapsed time", times.wall), ("CPU time", times.cpu))
+    ]
+    headers = ["one core", "samples/s", "mean (ms)", "median (ms)", "90th percentile (ms)"]
+    speed = tabulate(rows, headers, floatfmt=".1f")
+    total = sum(times.parts.values())
+    rows = [(name, f"{1e3 * x:.2f}", f"{x / total:.1%}") for name, x in times.parts.items()]
+    headers = ["part", "ms of CPU time per sample", "share"]
+    parts = tabulate(rows, headers, disable_numparse=True, colalign=("left", "right", "right"))
+    lines = [
+        f"{len(times.wall)} samples of {times.size} pixels from {times.num_files} JPEGs of "
+        f"{WIDTH}x{HEIGHT} pixels and {times.file_size / 1e3:.0f} kB.",
+        f"\n{speed}\n\n{parts}\n",
+        f"Decoding one JPEG takes {1e3 * times.decoding:.1f} ms of CPU time in the median.",
+    ]
+    if times.workers:
+        lines.append("Loader, workers: {}: {:.1f} samples/s.".format(*times.workers))
+    return "\n".join(lines)
+
+
+def _first_phase(cfg: CfgNode, size: int) -> CfgNode:
+    """Return a config that stays in its first phase, at one size."""
+    if not cfg.INPUT.SQUARE:
+        raise ValueError(
+            "INPUT.SQUARE is False: Detectron2's own mapper reads the images, and only ours is "
+            "measured. Set INPUT.SQUARE to True."
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.TRAIN_SIZES, cfg.INPUT.FINAL_SIZE = [size], size
+    cfg.INPUT.MIXUP.MIN_IMAGES = cfg.INPUT.MIXUP.OFF_ITERS = 0
+    cfg.INPUT.MIXUP.OFF_EPOCHS = 0.0
+    check_input(cfg)
+    return cfg
+
+
+def _write_photographs(folder: Path, number: int, quality: int, num_classes: int) -> list[dict]:
+    """Write JPEGs, and return their dataset dicts."""
+    rng = np.random.default_rng(0)
+    dataset_dicts = []
+    for index in trange(number, desc="writing", unit="image"):
+        path = str(folder / f"{index}.jpg")
+        image, boxes = _draw_photograph(rng)
+        cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        annotations = [
+            {
+                "bbox": box,
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": int(rng.integers(num_classes)),
+                "iscrowd": 0,
+            }
+            for box in boxes.tolist()
+        ]
+        shape = {"height": HEIGHT, "width": WIDTH}
+        dataset_dicts.append(
+            {"file_name": path, "image_id": index, **shape, "annotations": annotations}
+        )
+    return dataset_dicts
+
+
+def _draw_photograph(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an image (H, W, 3) as hard to decode as a photograph, and boxes (M, 4): x, y, w, h."""
     frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH))
     frequency[0, 0] = np.inf  # no mean
     noise = rng.standard_normal((3, HEIGHT, WIDTH))
@@ -53,162 +179,75 @@ def photograph(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image, boxes
 
 
-def write_photographs(folder: Path, number: int, quality: int, num_classes: int) -> list[dict]:
-    """Write JPEGs, and return their dataset dicts."""
-    rng = np.random.default_rng(0)
-    records = []
-    for index in trange(number, desc="writing", unit="image"):
-        path = str(folder / f"{index}.jpg")
-        image, boxes = photograph(rng)
-        cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        annotations = [
-            {
-                "bbox": box,
-                "bbox_mode": BoxMode.XYWH_ABS,
-                "category_id": int(rng.integers(num_classes)),
-                "iscrowd": 0,
-            }
-            for box in boxes.tolist()
-        ]
-        size = {"height": HEIGHT, "width": WIDTH}
-        records.append({"file_name": path, "image_id": index, **size, "annotations": annotations})
-    return records
-
-
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """The config's first phase at one size: with mixup, though there are few images.
-
-    Raises:
-        ValueError: naming the key or option, its value, and the fix.
-    """
-    cfg = load_config(args.config_file, args.opts)
-    if not cfg.INPUT.SQUARE:
-        raise ValueError(
-            "INPUT.SQUARE is False: Detectron2's own mapper reads the images, and only ours is "
-            "measured. Set INPUT.SQUARE to True."
-        )
-    cfg.INPUT.TRAIN_SIZES, cfg.INPUT.FINAL_SIZE = [args.size], args.size
-    cfg.INPUT.MIXUP.MIN_IMAGES = cfg.INPUT.MIXUP.OFF_ITERS = 0
-    cfg.INPUT.MIXUP.OFF_EPOCHS = 0.0
-    check_input(cfg)
-    return cfg
-
-
-def time_samples(
-    dataset: TrainingDataset, samples: Sequence[Sample], description: str
+def _time_samples(
+    dataset: TrainingDataset, specs: Sequence[SampleSpec], description: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of each sample by the clock and of CPU time."""
+    """Measure the elapsed and the CPU time of each sample."""
     times = []
-    for sample in tqdm(samples, desc=description, unit="sample"):
+    for spec in tqdm(specs, desc=description, unit="sample"):
         start = time.perf_counter(), time.thread_time()
-        dataset[sample]
+        dataset[spec]
         times.append((time.perf_counter() - start[0], time.thread_time() - start[1]))
     wall, cpu = np.array(times).T
     return wall, cpu
 
 
-@contextmanager
-def stopwatches(square_mapper: mapper.SquareMapper) -> Iterator[dict[str, float]]:
-    """Seconds of CPU time by part of the mapper, counted while this is open."""
-    places = {
-        "read and decode": (square_mapper, "read"),
-        "mixup": (mapper, "mix_images"),
-        "to a tensor": (mapper, "to_tensor"),
-    }
-    for augmentation in square_mapper.augmentations:
-        inner = augmentation.aug if isinstance(augmentation, T.RandomApply) else augmentation
-        places[type(inner).__name__] = (type(inner), "__call__")
-    for kind in (ResizeLongestEdge, ResizeSquare):
-        places[kind.__name__] = (kind, "__call__")
-    seconds = dict.fromkeys(places, 0.0)
+def _profile(dataset: TrainingDataset, specs: Sequence[SampleSpec]) -> dict[str, float]:
+    """Measure the CPU time per sample of the parts of the mapper, longest first, and of the rest.
+
+    The mapper is measured from here on: it is slower than before.
+    """
+    seconds = _measure_parts(dataset.mapper)
+    _, cpu = _time_samples(dataset, specs, "profiling")
+    parts = sorted(seconds.items(), key=lambda part: -part[1])
+    parts.append(("the rest", cpu.sum() - sum(seconds.values())))
+    return {name: x / len(cpu) for name, x in parts}
+
+
+def _measure_parts(mapper: SquareMapper) -> dict[str, float]:
+    """Let a mapper add up the CPU time of its parts in the returned dict."""
+    seconds: dict[str, float] = defaultdict(float)
 
     def timed(part: str, function: Callable) -> Callable:
-        def call(*args: object, **kwargs: object) -> object:
+        def call(*args: object) -> object:
             start = time.thread_time()
-            result = function(*args, **kwargs)
+            result = function(*args)
             seconds[part] += time.thread_time() - start
             return result
 
         return call
 
-    with ExitStack() as stack:
-        for part, (owner, name) in places.items():
-            watched = timed(part, getattr(owner, name))
-            stack.enter_context(mock.patch.object(owner, name, watched))
-        yield seconds
+    def timed_augmentations(size: int) -> list[Callable]:
+        augmentations = SquareMapper.augmentations_for(mapper, size)
+        inner = [x.aug if isinstance(x, T.RandomApply) else x for x in augmentations]
+        return [timed(type(x).__name__, call) for x, call in zip(inner, augmentations)]
+
+    mapper.read = timed("read and decode", mapper.read)
+    mapper.mix_images = timed("mixup", mapper.mix_images)
+    mapper.to_tensor = timed("to a tensor", mapper.to_tensor)
+    mapper.augmentations_for = timed_augmentations
+    return seconds
 
 
-def decoding_time(records: Sequence[dict]) -> float:
-    """Seconds of CPU time that decoding an image takes alone, in the median."""
-    times = []
-    for record in records:
-        data = np.fromfile(record["file_name"], np.uint8)
-        start = time.thread_time()
-        cv2.imdecode(data, cv2.IMREAD_COLOR)
-        times.append(time.thread_time() - start)
-    return float(np.median(times))
+def _decoding_time(file: Path) -> float:
+    """Measure the CPU time of decoding a file alone."""
+    data = np.fromfile(file, np.uint8)
+    start = time.thread_time()
+    cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return time.thread_time() - start
 
 
-def loader_speed(
-    dataset: TrainingDataset, stream: BatchPlan, workers: int, num_samples: int
+def _loader_speed(
+    dataset: TrainingDataset, batch_plan: BatchPlan, num_workers: int, num_samples: int
 ) -> float:
-    """Samples a second by the clock that come from a loader with so many workers."""
-    loader = TrainingLoader(dataset, BatchPlanSampler(stream), num_workers=workers)
-    # Workers take turns: whole rounds are measured, once what they prefetch has come.
-    warm_up = 2 * workers
-    rounds = math.ceil(num_samples / (stream.batch_size * workers))
+    """Measure the samples per second of a loader with so many workers."""
+    loader = TrainingLoader(dataset, BatchPlanSampler(batch_plan), num_workers=num_workers)
+    # Workers take turns: whole rounds are measured, after the batches that they prefetch.
+    rounds = math.ceil(num_samples / (batch_plan.batch_size * num_workers))
     batches = iter(loader)
-    for _ in range(warm_up):
+    for _ in range(2 * num_workers):
         next(batches)
     start = time.perf_counter()
-    for _ in trange(rounds * workers, desc=f"{workers} workers", unit="batch"):
+    for _ in trange(rounds * num_workers, desc=f"{num_workers} workers", unit="batch"):
         next(batches)
-    return rounds * workers * stream.batch_size / (time.perf_counter() - start)
-
-
-def speed_table(wall: np.ndarray, cpu: np.ndarray) -> str:
-    rows = [
-        (name, 1 / x.mean(), *(1e3 * y for y in (x.mean(), *np.percentile(x, (50, 90)))))
-        for name, x in (("by the clock", wall), ("CPU time", cpu))
-    ]
-    headers = ["one core", "samples/s", "mean (ms)", "median (ms)", "90th percentile (ms)"]
-    return tabulate(rows, headers, floatfmt=".1f")
-
-
-def profile_table(seconds: dict[str, float], cpu: np.ndarray) -> str:
-    """What the parts take of the CPU time of all samples, and what is left."""
-    rest = {"the rest": cpu.sum() - sum(seconds.values())}
-    parts = sorted(seconds.items(), key=lambda part: -part[1])
-    rows = [
-        (name, f"{1e3 * x / len(cpu):.2f}", f"{x / cpu.sum():.1%}")
-        for name, x in (*parts, *rest.items())
-    ]
-    headers = ["part", "ms of CPU time a sample", "share"]
-    return tabulate(rows, headers, disable_numparse=True, colalign=("left", "right", "right"))
-
-
-def report_data(args: argparse.Namespace) -> None:
-    cfg = read_config(args)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="asff_benchmark_") as folder:
-        records = write_photographs(Path(folder), args.files, args.quality, class_count(cfg)[1])
-        stream = build_batch_plan(cfg, records, seed=0)
-        dataset = build_train_dataset(cfg, records)
-        batches = map(stream, count())
-        samples = list(islice(chain.from_iterable(batches), args.samples))
-        time_samples(dataset, samples[:WARM_UP], "warming up")
-        wall, cpu = time_samples(dataset, samples, "timing")
-        with stopwatches(dataset.mapper) as seconds:
-            _, profiled_cpu = time_samples(dataset, samples, "profiling")
-        kilobytes = np.mean([Path(x["file_name"]).stat().st_size for x in records]) / 1e3
-        decoding = 1e3 * decoding_time(records)
-        print(
-            f"{args.config_file}: {args.samples} samples of {args.size} pixels from {args.files} "
-            f"JPEGs of {WIDTH}x{HEIGHT} pixels and {kilobytes:.0f} kB."
-        )
-        print(f"\n{speed_table(wall, cpu)}\n\n{profile_table(seconds, profiled_cpu)}\n")
-        print(f"Decoding one JPEG takes {decoding:.1f} ms of CPU time in the median.")
-        if args.workers:
-            speed = loader_speed(dataset, stream, args.workers, args.samples)
-            print(f"Loader, workers: {args.workers}: {speed:.1f} samples/s by the clock.")
+    return rounds * num_workers * batch_plan.batch_size / (time.perf_counter() - start)

@@ -1,13 +1,13 @@
-"""What data workers hold of a large dataset in their memory."""
+"""Memory that data workers need for a large dataset."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from detectron2.data import DatasetFromList
@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 from tabulate import tabulate
 from tqdm import tqdm, trange
 
-from ..data.batch_plan import BatchPlan, BatchPlanSampler, Mixup, Sizes
+from ..data.batch_plan import BatchPlan, BatchPlanSampler, MixupSchedule, SizeSchedule
 from ..data.loader import TrainingLoader
 from ..data.training_dataset import TrainingDataset
 
@@ -23,10 +23,69 @@ BATCH, BOXES = 64, 7
 MIB = 2**20
 
 
-def random_records(number: int) -> Iterator[dict]:
-    """Dataset dicts like those of COCO's images."""
+class DatasetMemory(NamedTuple):
+    """Bytes of memory; see :func:`measure_memory`.
+
+    Attributes:
+        num_images: of the dataset.
+        dict_list: of the dataset dicts as a Python list.
+        serialized: of the same dicts as Detectron2's DatasetFromList keeps them.
+        workers: for each worker ``private_at_first``, and after an epoch ``rss``, ``pss`` (shared
+            pages divided by the number of processes that share them) and ``private``.
+    """
+
+    num_images: int
+    dict_list: int
+    serialized: int
+    workers: list[dict[str, int]]
+
+
+def measure_memory(num_images: int, num_workers: int) -> DatasetMemory:
+    """Measure the memory of data workers over an epoch of generated dataset dicts.
+
+    Raises:
+        ValueError: the operating system does not tell the memory of a process.
+    """
+    if not Path("/proc/self/smaps_rollup").is_file():
+        raise ValueError("memory needs Linux's /proc/PID/smaps_rollup, which is not here.")
+    before = _read_memory(os.getpid())["private"]
+    dataset_dicts = list(_generate_dicts(num_images))
+    dict_list = _read_memory(os.getpid())["private"] - before
+    dataset = TrainingDataset(DatasetFromList(dataset_dicts), _touch)
+    del dataset_dicts  # as in training, where nothing refers to the list any more
+    serialized = len(dataset.dataset_dicts._lst._lst)
+
+    batches = iter(_build_loader(dataset, num_workers))
+    next(batches)
+    pids = [process.pid for process in multiprocessing.active_children()]
+    at_first = [_read_memory(pid)["private"] for pid in pids]
+    for _ in tqdm(range(math.ceil(num_images / BATCH)), desc="an epoch", unit="batch"):
+        next(batches)
+    workers = [
+        {"private_at_first": private, **_read_memory(pid)} for pid, private in zip(pids, at_first)
+    ]
+    return DatasetMemory(num_images, dict_list, serialized, workers)
+
+
+def format_memory(memory: DatasetMemory) -> str:
+    """Format the result of :func:`measure_memory` as sentences and a table in MiB."""
+    rows = [
+        (f"worker {number}", *(size / MIB for size in worker.values()))
+        for number, worker in enumerate(memory.workers, start=1)
+    ]
+    headers = ["MiB", "private at first", "RSS after an epoch", "PSS", "private"]
+    table = tabulate(rows, headers, floatfmt=".0f")
+    return (
+        f"A list of {memory.num_images} dataset dicts takes {memory.dict_list / MIB:.0f} MiB of "
+        f"memory, serialized {memory.serialized / MIB:.0f} MiB.\n{table}\n"
+        "Private memory is shared with no other process: a copy of the dataset would be in it."
+    )
+
+
+def _generate_dicts(number: int) -> Iterator[dict]:
+    """Generate dataset dicts of the size of COCO's."""
     rng = np.random.default_rng(0)
-    for index in trange(number, desc="making dataset dicts", unit_scale=True):
+    for index in trange(number, desc="generating dataset dicts", unit_scale=True):
         boxes = rng.uniform(1, 300, (BOXES, 4)).tolist()
         yield {
             "file_name": f"datasets/coco/train2017/{index:012d}.jpg",
@@ -40,55 +99,26 @@ def random_records(number: int) -> Iterator[dict]:
         }
 
 
-def touch(record: dict, other: dict | None, *, weight: float, size: int) -> dict:
-    """A mapper that looks at all of a dataset dict, and reads no image."""
-    area = sum(x["bbox"][2] * x["bbox"][3] for x in record["annotations"])
+def _touch(dataset_dict: dict, other: dict | None, *, weight: float, size: int) -> dict:
+    """Read all of a dataset dict, in place of a mapper; there are no images."""
+    area = sum(x["bbox"][2] * x["bbox"][3] for x in dataset_dict["annotations"])
     return {"image": area}
 
 
-def memory(pid: int) -> dict[str, int]:
-    """Bytes of a process: ``rss``, ``pss`` (pages divided by those who share them), ``private``."""
+def _build_loader(dataset: TrainingDataset, num_workers: int) -> TrainingLoader:
+    batch_plan = BatchPlan(
+        np.ones(len(dataset)),
+        batch_size=BATCH,
+        seed=0,
+        sizes=SizeSchedule([416], period=10, first=416, final=416, final_start=0),
+        mixup=MixupSchedule(prob=0.0, alpha=1.5, end=0),
+    )
+    return TrainingLoader(dataset, BatchPlanSampler(batch_plan), num_workers=num_workers)
+
+
+def _read_memory(pid: int) -> dict[str, int]:
+    """Read the ``rss``, ``pss`` and ``private`` bytes of a process."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     sizes = {key: int(value.split()[0]) * 1024 for key, value in (x.split(":") for x in lines)}
     private = sizes["Private_Clean"] + sizes["Private_Dirty"]
     return {"rss": sizes["Rss"], "pss": sizes["Pss"], "private": private}
-
-
-def report_memory(args: argparse.Namespace) -> None:
-    """Let the workers see every image once, as in an epoch.
-
-    Raises:
-        ValueError: this system does not tell the memory of a process.
-    """
-    if not Path("/proc/self/smaps_rollup").is_file():
-        raise ValueError("memory needs Linux's /proc/PID/smaps_rollup, which is not here.")
-    before = memory(os.getpid())["private"]
-    records = list(random_records(args.images))
-    size = memory(os.getpid())["private"] - before
-    print(f"A list of {args.images} dataset dicts takes {size / MIB:.0f} MiB of memory.")
-    dataset = TrainingDataset(DatasetFromList(records), touch)
-    # As in training, where nobody holds it once the dataset is built.
-    del records
-    serialized = len(dataset.records._lst._lst)
-    print(f"Serialised, they take {serialized / MIB:.0f} MiB.")
-
-    stream = BatchPlan(
-        np.ones(args.images),
-        batch_size=BATCH,
-        seed=0,
-        sizes=Sizes([416], 10, 416, 416, 0),
-        mixup=Mixup(0.0, 1.5, 0),
-    )
-    batches = iter(TrainingLoader(dataset, BatchPlanSampler(stream), num_workers=args.workers))
-    next(batches)
-    workers = [process.pid for process in multiprocessing.active_children()]
-    start = [memory(pid) for pid in workers]
-    for _ in tqdm(range(math.ceil(args.images / BATCH)), desc="an epoch", unit="batch"):
-        next(batches)
-    rows = [
-        (f"worker {i}", *(x / MIB for x in (old["private"], *memory(pid).values())))
-        for i, (pid, old) in enumerate(zip(workers, start), start=1)
-    ]
-    headers = ["MiB", "private at first", "RSS after an epoch", "PSS", "private"]
-    print(tabulate(rows, headers, floatfmt=".0f"))
-    print("Private is what a worker shares with nobody: a copy of the dataset would be in it.")

@@ -31,8 +31,9 @@ from ..data import (
     check_datasets,
     check_input,
     load_training_dicts,
+    resized_shape,
+    resolve_seed,
 )
-from ..data.build import resized_shape, resolve_seed
 from ..data.datasets.content import Content, load_content
 from ..data.datasets.file_status import FileStatus, examine_files, shared_files
 from ..data.datasets.inspection import Findings, image_sizes, inspect, usable_annotations

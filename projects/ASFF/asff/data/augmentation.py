@@ -1,7 +1,7 @@
 """Random geometry and colour (paper 3.1, "bag of freebies"), as Detectron2 Augmentations.
 
-Each works alone in any Detectron2 mapper. As Detectron2's own ones they draw from numpy's global
-generator. Images are (H, W, 3), uint8; boxes (M, 4): x1, y1, x2, y2 in pixels.
+Each works in any Detectron2 mapper and, like Detectron2's own, draws from numpy's global generator.
+Images are (H, W, 3), uint8; boxes (M, 4): x1, y1, x2, y2 in pixels.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from detectron2.structures import Boxes, pairwise_iou
 
 from .transforms import AffineTransform, ExpandTransform, ResizeTransform
 
-# Colour of places where there is no image: the mean of ImageNet, in RGB.
+# Colour of the area outside the image: the mean of ImageNet, in RGB.
 FILL = (124, 116, 104)
 
 
 class RandomColor(T.Augmentation):
-    """Distort brightness, contrast, saturation and hue, each half of the time.
+    """Distort brightness, contrast, saturation and hue, each with probability 0.5.
 
     Args:
-        brightness: largest shift, of 255.
+        brightness: largest shift of a pixel value in [0, 255].
         contrast, saturation: factors are drawn from 1 - x to 1 + x.
-        hue: largest turn in degrees.
+        hue: largest rotation in degrees.
         image_format: "RGB" or "BGR".
     """
 
@@ -50,9 +50,9 @@ class RandomColor(T.Augmentation):
         shift, contrast, saturation, hue = draws * strengths
         levels = np.arange(256.0)
         light = levels * (1 + contrast) + shift
-        # OpenCV's full range: 360 degrees are 256 hues on the way there, but 255 on the way back.
-        turned = (levels * 360 / 256 + hue) % 360 * 255 / 360
-        table = np.stack([turned, levels * (1 + saturation), levels], axis=-1)
+        # OpenCV's full range maps 360 degrees to 256 hues, but its inverse maps 255 hues to 360.
+        rotated = (levels * 360 / 256 + hue) % 360 * 255 / 360
+        table = np.stack([rotated, levels * (1 + saturation), levels], axis=-1)
         light, table = (x.round().clip(0, 255).astype(np.uint8) for x in (light, table))
 
         def distort(image: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ class RandomColor(T.Augmentation):
 
 
 class RandomExpand(T.Augmentation):
-    """Put the image at a random place of a canvas with 1 to ``max_ratio`` times its sides."""
+    """Place the image at random on a canvas with 1 to ``max_ratio`` times its sides."""
 
     def __init__(self, max_ratio: float = 4.0, fill: Sequence[float] = FILL):
         super().__init__()
@@ -82,12 +82,12 @@ class RandomExpand(T.Augmentation):
 
 
 class RandomAffine(T.Augmentation):
-    """Turn, shear, scale and move the image a little, about its centre.
+    """Rotate, shear, scale and translate the image a little, about its centre.
 
     Args:
         rotation, shear: largest angles in degrees.
         scale: factors are drawn from 1 - x to 1 + x.
-        translation: largest shift, as a share of the sides.
+        translation: largest shift, as a fraction of the sides.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class RandomAffine(T.Augmentation):
         size = np.array(image.shape[1::-1], float)
         draws = np.random.uniform(-1, 1, 6)
         angle, shear_x, shear_y = np.radians(draws[:3] * (self.rotation, self.shear, self.shear))
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        slant = np.array([[1, np.tan(shear_x)], [np.tan(shear_y), 1]])
-        linear = (1 + draws[3] * self.scale) * turn @ slant
+        rotate = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        shear = np.array([[1, np.tan(shear_x)], [np.tan(shear_y), 1]])
+        linear = (1 + draws[3] * self.scale) * rotate @ shear
         shift = draws[4:] * self.translation * size
         center = size / 2
         offset = center - linear @ center + shift
@@ -118,13 +118,13 @@ class RandomAffine(T.Augmentation):
 class RandomMinIoUCrop(T.Augmentation):
     """Crop so that the IoU of the crop with every box is at least a random threshold (SSD).
 
-    As Detectron2's MinIoURandomCrop, which looks at one crop after the other and takes many times
-    as long where there are many boxes.
+    Like Detectron2's MinIoURandomCrop, but vectorized over the crops, which makes it many times as
+    fast for many boxes.
 
     Args:
-        min_ious: thresholds, of which one is drawn; so may be "no crop", and a threshold of 0.
-        min_size: least share of each side that is kept.
-        trials: crops drawn for a threshold before another one has its turn.
+        min_ious: thresholds to draw from, besides "no crop" and a threshold of 0.
+        min_size: smallest fraction of each side that is kept.
+        trials: crops drawn for a threshold before another threshold is drawn.
     """
 
     def __init__(
@@ -137,20 +137,20 @@ class RandomMinIoUCrop(T.Augmentation):
         self._init(locals())
 
     def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> T.Transform:
-        if boxes is None:  # Detectron2's mapper keeps them to itself: any crop might cut them
+        if boxes is None:  # Detectron2's mapper does not pass them: any crop might cut them
             return T.NoOpTransform()
         height, width = image.shape[:2]
         for threshold in np.random.permutation([1.0, 0.0, *self.min_ious]):
             if threshold == 1:
                 break
-            crops = self.draw_crops(height, width)
-            x, y, right, bottom = crops[self.fits(crops, boxes, threshold)][:1].T
+            crops = self._draw_crops(height, width)
+            x, y, right, bottom = crops[self._fits(crops, boxes, threshold)][:1].T
             if len(x):
                 return T.CropTransform(*map(int, (x[0], y[0], right[0] - x[0], bottom[0] - y[0])))
         return T.NoOpTransform()
 
-    def draw_crops(self, height: int, width: int) -> np.ndarray:
-        """Crops (up to ``trials``, 4) in whole pixels, neither very wide nor very high."""
+    def _draw_crops(self, height: int, width: int) -> np.ndarray:
+        """Draw up to ``trials`` crops in whole pixels, with aspect ratios of at most 2."""
         sides = np.random.uniform(self.min_size, 1, (self.trials, 2)) * (width, height)
         corners = np.random.uniform(size=(self.trials, 2)) * ((width, height) - sides)
         crops = np.concatenate([corners, corners + sides], axis=1).astype(int)
@@ -158,8 +158,8 @@ class RandomMinIoUCrop(T.Augmentation):
         return crops[(sides > 0).all(axis=1) & (sides.max(axis=1) <= 2 * sides.min(axis=1))]
 
     @staticmethod
-    def fits(crops: np.ndarray, boxes: np.ndarray, threshold: float) -> np.ndarray:
-        """(crops,), whether all boxes overlap enough and at least one has its centre inside."""
+    def _fits(crops: np.ndarray, boxes: np.ndarray, threshold: float) -> np.ndarray:
+        """Check which crops overlap all boxes enough and hold the centre of at least one."""
         if not len(boxes):
             return np.ones(len(crops), bool)
         ious = pairwise_iou(Boxes(crops), Boxes(boxes)).numpy()
@@ -169,7 +169,7 @@ class RandomMinIoUCrop(T.Augmentation):
 
 
 class ResizeLongestEdge(T.Augmentation):
-    """Reduce an image whose longer side has more than ``max_side`` pixels to that many."""
+    """Shrink an image so that its longer side has at most ``max_side`` pixels."""
 
     def __init__(self, max_side: int):
         super().__init__()
@@ -185,7 +185,7 @@ class ResizeLongestEdge(T.Augmentation):
 
 
 class ResizeSquare(T.Augmentation):
-    """Resize to a square of ``size`` pixels, by one of ``interpolations`` of OpenCV."""
+    """Resize to a square of ``size`` pixels by one of OpenCV's ``interpolations``."""
 
     def __init__(self, size: int, interpolations: Sequence[int] = (cv2.INTER_LINEAR,)):
         super().__init__()

@@ -1,7 +1,7 @@
-"""The training stream: everything random about a batch, as a pure function of seed and iteration.
+"""Deterministic batch plan: all that is random about a batch, as a function of seed and iteration.
 
-The same batches come from 1 or N processes (each takes its slots), from any number of workers, and
-after a resume. Phases (mixup off, final size) are values of the function, so prefetching cannot
+The same batches come from 1 or N processes (each takes its share), from any number of workers, and
+after a resume. The phases (mixup off, final size) are values of the function, so prefetching cannot
 shift them.
 """
 
@@ -16,19 +16,19 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-# What a generator is for: no two draws share one.
+# Purposes of random generators: no two draws share one.
 ORDER, SIZE, BATCH = range(3)
 
 
-class Sample(NamedTuple):
-    """What the dataset is told about one image of a batch.
+class SampleSpec(NamedTuple):
+    """Everything random about one image of a batch.
 
     Attributes:
-        index: of the image.
-        partner: of the image mixed with it; -1 without mixup.
-        weight: lambda, share of the first image in the mixture; 1 without mixup.
+        index: of the image in the dataset.
+        partner: index of the image mixed with it; -1 without mixup.
+        weight: lambda, the share of the first image in the mixture; 1 without mixup.
         size: side of the square in pixels.
-        seed: of all else that is random about the image.
+        seed: of the augmentations.
     """
 
     index: int
@@ -39,8 +39,8 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mixup:
-    """Mix with this probability by lambda ~ Beta(alpha, alpha), up to iteration ``end``."""
+class MixupSchedule:
+    """Mixup with probability ``prob`` and lambda ~ Beta(alpha, alpha), before iteration ``end``."""
 
     prob: float
     alpha: float
@@ -48,10 +48,10 @@ class Mixup:
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Another one of ``choices`` every ``period`` iterations.
+class SizeSchedule:
+    """A size drawn from ``choices`` every ``period`` iterations.
 
-    But ``first`` in the first period, and ``final`` from iteration ``final_start`` on.
+    The first period uses ``first``, and all iterations from ``final_start`` on use ``final``.
     """
 
     choices: Sequence[int]
@@ -62,15 +62,14 @@ class Sizes:
 
 
 class BatchPlan:
-    """Maps an iteration to the samples of its batch, over all processes.
+    """Map an iteration to the sample specs of its batch, over all processes.
 
     Args:
-        repeat_factors: (images,), how often each image is seen in an epoch; all 1 for plain epochs.
+        repeat_factors: (images,), how often each image is seen in an epoch; 1 for plain epochs.
         batch_size: of all processes together.
         seed: not negative.
-        sizes, mixup: see there.
-        groups: (images,), numbers of groups to keep together: all images of a batch are of one,
-            but for a batch or two an epoch.
+        groups: (images,), group numbers, or None; all images of a batch are of one group, except in
+            one or two batches per epoch.
     """
 
     def __init__(
@@ -79,8 +78,8 @@ class BatchPlan:
         *,
         batch_size: int,
         seed: int,
-        sizes: Sizes,
-        mixup: Mixup,
+        sizes: SizeSchedule,
+        mixup: MixupSchedule,
         groups: np.ndarray | None = None,
     ):
         self.batch_size = batch_size
@@ -93,9 +92,9 @@ class BatchPlan:
         self.repeat_factors = repeat_factors * (self.epoch_length / repeat_factors.sum())
         self._orders: dict[int, np.ndarray] = {}
 
-    def __call__(self, iteration: int) -> list[Sample]:
-        """The samples of a batch; every process computes the same ones."""
-        generator = self.generator(BATCH, iteration)
+    def __call__(self, iteration: int) -> list[SampleSpec]:
+        """Return the sample specs of a batch; they are the same in every process."""
+        generator = self._generator(BATCH, iteration)
         size = self.size(iteration)
         seeds = generator.integers(2**32, size=self.batch_size).tolist()
         mixed = generator.random(self.batch_size) < self.mixup.prob
@@ -103,58 +102,60 @@ class BatchPlan:
         weights = generator.beta(self.mixup.alpha, self.mixup.alpha, self.batch_size).tolist()
         if self.num_images == 1 or iteration >= self.mixup.end:
             mixed[:] = False
-        samples = []
-        for slot, index in enumerate(self.indices(iteration)):
-            if mixed[slot]:
-                # Any image but itself.
-                partner = (index + steps[slot]) % self.num_images
-                samples.append(Sample(index, partner, weights[slot], size, seeds[slot]))
-            else:
-                samples.append(Sample(index, -1, 1.0, size, seeds[slot]))
-        return samples
+        specs = []
+        for position, index in enumerate(self.indices(iteration)):
+            partner, weight = -1, 1.0
+            if mixed[position]:  # with any image but itself
+                partner = (index + steps[position]) % self.num_images
+                weight = weights[position]
+            specs.append(SampleSpec(index, partner, weight, size, seeds[position]))
+        return specs
 
     def with_seed(self, seed: int) -> BatchPlan:
-        """The same stream from another seed."""
-        stream = copy.copy(self)
-        stream.seed, stream._orders = seed, {}
-        return stream
-
-    def generator(self, purpose: int, number: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, purpose, number])
+        """Return the same plan with another seed."""
+        batch_plan = copy.copy(self)
+        batch_plan.seed, batch_plan._orders = seed, {}
+        return batch_plan
 
     def size(self, iteration: int) -> int:
-        """Side of the squares of a batch in pixels."""
+        """Return the side of the square in pixels of an iteration's images."""
         if iteration >= self.sizes.final_start:
             return self.sizes.final
-        block = iteration // self.sizes.period
-        if block == 0:
+        period = iteration // self.sizes.period
+        if period == 0:
             return self.sizes.first
-        return int(self.generator(SIZE, block).choice(self.sizes.choices))
+        return int(self._generator(SIZE, period).choice(self.sizes.choices))
 
     def indices(self, iteration: int) -> list[int]:
-        """Images of a batch: the next ones of epochs that follow each other without a gap."""
+        """Return the images of a batch: epochs follow each other without a gap."""
         start = iteration * self.batch_size
-        epochs = [divmod(start + slot, self.epoch_length) for slot in range(self.batch_size)]
-        return [int(self.order(epoch)[place]) for epoch, place in epochs]
+        positions = [divmod(start + i, self.epoch_length) for i in range(self.batch_size)]
+        return [int(self.order(epoch)[position]) for epoch, position in positions]
 
     def order(self, epoch: int) -> np.ndarray:
-        """Images of an epoch in their order; (epoch_length,)."""
+        """Return the images of an epoch in their order: (epoch_length,)."""
         if epoch not in self._orders:
-            # A batch larger than the dataset goes on through several epochs.
+            # A batch larger than the dataset spans several epochs.
             self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
-            generator = self.generator(ORDER, epoch)
-            images = generator.permutation(self.num_images)
-            # Factors are rounded up or down at random, but their total stays: with the factors laid
-            # end to end, a comb with teeth 1 apart is put at random, and each tooth takes an image.
-            ends = np.cumsum(self.repeat_factors[images])
-            places = np.arange(self.epoch_length) + generator.random()
-            copies = images[np.searchsorted(ends, places, side="right").clip(max=len(images) - 1)]
-            order = generator.permutation(copies)
-            if self.groups is not None:
-                start = epoch * self.epoch_length % self.batch_size
-                order = group_batches(order, self.groups[order], self.batch_size, start, generator)
-            self._orders[epoch] = order
+            self._orders[epoch] = self._draw_order(epoch)
         return self._orders[epoch]
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        generator = self._generator(ORDER, epoch)
+        images = generator.permutation(self.num_images)
+        # Systematic sampling rounds factors up or down at random, but keeps their total: with the
+        # factors laid end to end, points at a distance of 1 with a random offset pick the images.
+        ends = np.cumsum(self.repeat_factors[images])
+        points = np.arange(self.epoch_length) + generator.random()
+        picked = images[np.searchsorted(ends, points, side="right").clip(max=len(images) - 1)]
+        order = generator.permutation(picked)
+        if self.groups is not None:
+            start = epoch * self.epoch_length % self.batch_size
+            order = group_batches(order, self.groups[order], self.batch_size, start, generator)
+        return order
+
+    def _generator(self, purpose: int, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, purpose, number])
 
 
 def group_batches(
@@ -164,18 +165,18 @@ def group_batches(
     start: int,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Order images so that those of a batch are of one group; what is left over is mixed.
+    """Order images so that those of a batch are of one group; only the remainders are mixed.
 
     Args:
-        images, groups: (M,), in random order, and the group of each.
-        start: place in its batch at which the first image stands.
+        images, groups: (M,), images in random order, and the group of each.
+        start: position of the first image in its batch.
     """
     parts = [images[groups == group] for group in np.unique(groups)]
     wholes = [len(part) // batch_size * batch_size for part in parts]
     batches = np.concatenate([part[:n].reshape(-1, batch_size) for part, n in zip(parts, wholes)])
     batches = generator.permutation(batches)
     rest = generator.permutation(np.concatenate([part[n:] for part, n in zip(parts, wholes)]))
-    # The rest first completes the batch that the last epoch began.
+    # The remainder first completes the batch that the previous epoch began.
     head = -start % batch_size
     if len(rest) < head and len(batches):
         rest, batches = np.concatenate([rest, batches[-1]]), batches[:-1]
@@ -183,48 +184,48 @@ def group_batches(
 
 
 def epoch_length(repeat_factors: np.ndarray) -> int:
-    """Images of an epoch, repeats included."""
+    """Return the number of images in an epoch, repeats included."""
     return max(round(float(repeat_factors.sum())), 1)
 
 
 def phase_length(epochs: float, iterations: int, *, per_epoch: float) -> int:
-    """Iterations of a phase given by epochs and by iterations, of which the larger counts.
+    """Return the iterations of a phase given in epochs and in iterations; the larger one counts.
 
     Args:
-        per_epoch: iterations of an epoch.
+        per_epoch: iterations per epoch.
     """
     return max(math.ceil(epochs * per_epoch), iterations)
 
 
 class BatchPlanSampler(Sampler):
-    """Batches of this process for a DataLoader (``batch_sampler``), without end.
+    """Endless batch sampler of this process for a DataLoader (``batch_sampler``).
 
     Args:
-        stream: shared by all processes.
-        rank, world_size: this process and the number of all.
+        batch_plan: the same in all processes.
+        rank, world_size: of this process, and the number of processes.
 
     Attributes:
-        share: of each batch that is this process's.
-        iteration: at which the next pass begins; set it before, to resume.
+        share: this process's share of each batch.
+        iteration: at which the next pass begins; set it before the pass, to resume.
 
     Raises:
-        ValueError: the processes do not divide the batch.
+        ValueError: the batch size is not divisible by the number of processes.
     """
 
-    def __init__(self, stream: BatchPlan, *, rank: int = 0, world_size: int = 1):
-        if stream.batch_size % world_size:
+    def __init__(self, batch_plan: BatchPlan, *, rank: int = 0, world_size: int = 1):
+        if batch_plan.batch_size % world_size:
             raise ValueError(
-                f"SOLVER.IMS_PER_BATCH is {stream.batch_size}, which {world_size} processes do not "
-                "divide."
+                f"SOLVER.IMS_PER_BATCH is {batch_plan.batch_size}, which is not divisible by "
+                f"{world_size} processes."
             )
-        self.stream = stream
-        share = stream.batch_size // world_size
-        self.slots = slice(rank * share, (rank + 1) * share)
+        self.batch_plan = batch_plan
+        count = batch_plan.batch_size // world_size
+        self.positions = slice(rank * count, (rank + 1) * count)
         self.share = 1 / world_size
         self.iteration = 0
 
-    def __iter__(self) -> Iterator[list[Sample]]:
+    def __iter__(self) -> Iterator[list[SampleSpec]]:
         iteration = self.iteration
         while True:
-            yield self.stream(iteration)[self.slots]
+            yield self.batch_plan(iteration)[self.positions]
             iteration += 1

@@ -23,3 +23,9 @@ def corner_boxes(annotations: Sequence[dict]) -> np.ndarray:
         mine = modes == mode
         boxes[mine] = BoxMode.convert(boxes[mine], BoxMode(mode), BoxMode.XYXY_ABS)
     return boxes
+
+
+def clip_boxes(boxes: np.ndarray, height: float, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Clip corner boxes (M, 4) to an image; return them, and whether each has an area in it."""
+    clipped = boxes.clip(0, (width, height, width, height))
+    return clipped, (clipped[:, 2:] > clipped[:, :2]).all(axis=1)

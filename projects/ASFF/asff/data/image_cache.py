@@ -1,4 +1,4 @@
-"""Decoded images, kept where all workers of a process share them."""
+"""Cache of decoded images that all workers of a process share."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ GIB = 2**30
 
 
 class ImageCache:
-    """Reads each image once, then copies it from memory or from a temporary file.
+    """Read each image once, then copy it from memory or from a temporary file.
 
-    Worker processes must be forked after it is made: they inherit the mapped memory, and what one
-    of them fills in all of them find.
+    Worker processes must be forked after the cache is built: they inherit the mapped memory, so an
+    image that one of them stores is there for all.
 
     Args:
-        records: dataset dicts with ``file_name``, ``height`` and ``width``.
+        dataset_dicts: with ``file_name``, ``height`` and ``width``.
         read: reads a file to (H, W, 3), uint8.
-        on_disk: keep pixels in a file in $TMPDIR, which vanishes with the process, not in memory.
+        on_disk: keep the pixels in a file in $TMPDIR, which is removed with the process, instead of
+            in memory.
         limit: of the size in bytes. Images beyond it are read anew each time.
     """
 
     def __init__(
         self,
-        records: Sequence[dict],
+        dataset_dicts: Sequence[dict],
         read: Callable[[str], np.ndarray],
         *,
         on_disk: bool,
@@ -35,17 +36,17 @@ class ImageCache:
     ):
         self.read = read
         self.shapes: dict[str, tuple[int, int, int]] = {}
-        self.places: dict[str, int] = {}  # of an image's mark, which its pixels follow
+        self.offsets: dict[str, int] = {}  # of a byte that is 1 once the pixels behind it are there
         size = needed = 0
-        for record in records:
-            path, shape = record["file_name"], (record["height"], record["width"], 3)
+        for dataset_dict in dataset_dicts:
+            path = dataset_dict["file_name"]
             if path in self.shapes:
                 continue
-            self.shapes[path] = shape
-            length = 1 + int(np.prod(shape))
+            self.shapes[path] = (dataset_dict["height"], dataset_dict["width"], 3)
+            length = 1 + int(np.prod(self.shapes[path]))
             needed += length
             if size + length <= limit:
-                self.places[path] = size
+                self.offsets[path] = size
                 size += length
         if on_disk:
             with tempfile.TemporaryFile(prefix="asff_images_") as file:
@@ -54,26 +55,25 @@ class ImageCache:
         else:
             self.memory = mmap.mmap(-1, max(size, 1))
         logging.getLogger("asff").info(
-            f"Image cache {'on disk' if on_disk else 'in memory'}: room for {len(self.places)} of "
-            f"{len(self.shapes)} images, {size / GIB:.2f} of the {needed / GIB:.2f} GiB that all "
-            f"need (limit of this process: {limit / GIB:.2f}, by DATALOADER.CACHE_LIMIT or free "
-            "space)."
+            f"Image cache {'on disk' if on_disk else 'in memory'}: room for {len(self.offsets)} of "
+            f"{len(self.shapes)} images, {size / GIB:.2f} of {needed / GIB:.2f} GiB (limit of this "
+            f"process: {limit / GIB:.2f}, by DATALOADER.CACHE_LIMIT or free space)."
         )
 
     def __call__(self, path: str) -> np.ndarray:
-        """The image of a file, to be changed at will."""
-        place, shape = self.places.get(path), self.shapes.get(path)
-        if place is None:
+        """Return the image of a file; the caller may change it."""
+        offset, shape = self.offsets.get(path), self.shapes.get(path)
+        if offset is None:
             return self.read(path)
-        if not self.memory[place]:
+        if not self.memory[offset]:
             image = self.read(path)
             if image.shape != shape:
                 return image
-            self.pixels(place, shape)[:] = image
-            self.memory[place] = 1  # last, for others may look at any time
+            self._pixels(offset, shape)[:] = image
+            self.memory[offset] = 1  # last, since other processes may look at any time
             return image
-        return self.pixels(place, shape).copy()
+        return self._pixels(offset, shape).copy()
 
-    def pixels(self, place: int, shape: tuple[int, int, int]) -> np.ndarray:
+    def _pixels(self, offset: int, shape: tuple[int, int, int]) -> np.ndarray:
         count = int(np.prod(shape))
-        return np.frombuffer(self.memory, np.uint8, count, offset=place + 1).reshape(shape)
+        return np.frombuffer(self.memory, np.uint8, count, offset=offset + 1).reshape(shape)

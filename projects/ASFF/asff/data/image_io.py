@@ -1,4 +1,4 @@
-"""Image files to pixels, by OpenCV: fast, and with the interpolation the authors used elsewhere."""
+"""Read image files by OpenCV, whose interpolation the authors used, too."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# How complete files end. OpenCV fills what a truncated one lacks with grey and says nothing.
+# Last bytes of complete files. OpenCV silently fills the rest of a truncated image with grey.
 ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}  # JPEG, PNG
 
-# What Pillow raises over damaged files, and over pictures too large to be true.
+# Raised by Pillow for damaged files, and for images of an implausible size.
 PILLOW_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
 
 
 class UnreadableImage(ValueError):
-    """An image file that is missing, damaged, or not what its annotations describe."""
+    """An image file that is missing, damaged, or of another size than its annotations state."""
 
     def __init__(self, reason: str):
         # A DataLoader raises it anew, with the traceback of its worker in front.
@@ -39,9 +39,9 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
         raise UnreadableImage(f"{path}: {error.strerror or error}") from error
     if not len(data):
         raise UnreadableImage(f"{path}: the file is empty")
-    check_complete(path, data)
-    # The flag makes colour of everything and turns the image upright.
+    _check_complete(path, data)
     try:
+        # The flag converts everything to colour and turns the image upright.
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error as error:  # more pixels than OpenCV allows
         raise UnreadableImage(f"{path}: {error.err}") from error
@@ -50,24 +50,24 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image) if image_format == "RGB" else image
 
 
-def check_complete(path: str, data: np.ndarray) -> None:
-    """Raise an UnreadableImage where a JPEG or PNG file stops too early."""
+def check_size(path: str, image: np.ndarray, dataset_dict: dict) -> None:
+    """Raise an UnreadableImage if a file's size is not that of its dataset dict."""
+    height, width = image.shape[:2]
+    stated = dataset_dict.get("width", width), dataset_dict.get("height", height)
+    if stated != (width, height):
+        raise UnreadableImage(
+            f"{path}: is {width}x{height} pixels, but its annotations say {stated[0]}x{stated[1]}"
+        )
+
+
+def _check_complete(path: str, data: np.ndarray) -> None:
+    """Raise an UnreadableImage if a JPEG or PNG file is truncated."""
     end = ENDS.get(data[:2].tobytes())
     if end is None or data[-len(end) :].tobytes() == end:
         return
-    # Or something was appended, as cameras do. Pillow knows, and takes its time.
+    # Cameras append data to complete files. Pillow can tell, but is slow.
     try:
         with Image.open(path) as image:
             image.load()
     except (*PILLOW_ERRORS, ValueError) as error:
         raise UnreadableImage(f"{path}: {error}") from error
-
-
-def check_size(path: str, image: np.ndarray, record: dict) -> None:
-    """Raise an UnreadableImage where a file's size is not that of its dataset dict."""
-    height, width = image.shape[:2]
-    stated = record.get("width", width), record.get("height", height)
-    if stated != (width, height):
-        raise UnreadableImage(
-            f"{path}: is {width}x{height} pixels, but its annotations say {stated[0]}x{stated[1]}"
-        )

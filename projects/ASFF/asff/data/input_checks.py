@@ -1,4 +1,4 @@
-"""Do the keys of the training stream make sense? Asked before anything is read."""
+"""Checks of the keys of INPUT and DATALOADER, before any data is read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PARTS = ("MIXUP", "COLOR", "EXPAND", "AFFINE")
 
 
 def check_input(cfg: CfgNode) -> None:
-    """Refuse values of INPUT and DATALOADER that cannot work.
+    """Check the values of INPUT and DATALOADER.
 
     Raises:
         ValueError: naming the key, its value, and the fix.
     """
-    for key, size in sizes(cfg):
+    for key, size in _sizes(cfg):
         if not isinstance(size, int) or size <= 0 or size % 32:
             below = max(int(size) // 32 * 32, 32) if isinstance(size, (int, float)) else 416
             raise ValueError(
@@ -29,7 +29,7 @@ def check_input(cfg: CfgNode) -> None:
             )
     if not cfg.INPUT.TRAIN_SIZES:
         raise ValueError("INPUT.TRAIN_SIZES is empty: name at least one size, as in [416].")
-    for key, value, wanted in ranges(cfg):
+    for key, value, wanted in _ranges(cfg):
         low, high = wanted
         if not low <= value <= high:
             limit = f"from {low:g} to {high:g}" if high < float("inf") else f"at least {low:g}"
@@ -43,21 +43,21 @@ def check_input(cfg: CfgNode) -> None:
             cfg.INPUT.RANDOM_FLIP,
             (*FLIPS, "horizontal+vertical") if cfg.INPUT.SQUARE else FLIPS,
         ),
-        # Detectron2's mapper knows others.
+        # Detectron2's mapper supports others.
         ("INPUT.FORMAT", cfg.INPUT.FORMAT, FORMATS if cfg.INPUT.SQUARE else (cfg.INPUT.FORMAT,)),
     ):
         if value not in choices:
             raise ValueError(f"{key} is '{value}'. Use {' or '.join(map(repr, choices))}.")
-    check_mapper(cfg)
+    _check_mapper(cfg)
 
 
-def check_mapper(cfg: CfgNode) -> None:
-    """Refuse what only one of the two mappers can do, where the config chooses the other one."""
+def _check_mapper(cfg: CfgNode) -> None:
+    """Raise a ValueError if the config uses a feature of the mapper that it does not choose."""
     if cfg.INPUT.SQUARE:
         for key in ("MASK_ON", "KEYPOINT_ON", "LOAD_PROPOSALS"):
             if cfg.MODEL[key]:
                 raise ValueError(
-                    f"MODEL.{key} is True, but the mapper of INPUT.SQUARE knows boxes alone. Set "
+                    f"MODEL.{key} is True, but the mapper of INPUT.SQUARE supports boxes only. Set "
                     "INPUT.SQUARE to False."
                 )
         return
@@ -72,14 +72,14 @@ def check_mapper(cfg: CfgNode) -> None:
         )
 
 
-def sizes(cfg: CfgNode) -> Iterator[tuple[str, int]]:
-    """Keys below INPUT that hold a side of the square, and their values."""
+def _sizes(cfg: CfgNode) -> Iterator[tuple[str, int]]:
+    """Yield the keys of INPUT that hold a side of the square, and their values."""
     yield from (("TRAIN_SIZES", size) for size in cfg.INPUT.TRAIN_SIZES)
     yield from ((key, cfg.INPUT[key]) for key in ("FINAL_SIZE", "TEST_SIZE"))
 
 
-def ranges(cfg: CfgNode) -> Iterator[tuple[str, float, tuple[float, float]]]:
-    """Keys, their values, and the least and largest value allowed."""
+def _ranges(cfg: CfgNode) -> Iterator[tuple[str, float, tuple[float, float]]]:
+    """Yield keys, their values, and the smallest and largest value allowed."""
     share, positive, large = (0, 1), (1e-6, float("inf")), (0, float("inf"))
     options = cfg.INPUT
     for part in PARTS:

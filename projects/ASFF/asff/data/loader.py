@@ -1,4 +1,4 @@
-"""Batches for training, and an account of what became of their images and boxes."""
+"""Loader of training batches that counts unreadable images and dropped boxes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = logging.getLogger("asff")
 
 @dataclass
 class LoaderStats:
-    """What this process has seen so far.
+    """Counters of one process's loader.
 
     Attributes:
-        reads: images read, or tried to.
-        unreadable: why they failed, by message, and how often.
-        boxes, dropped_boxes: after augmentation, and those it left too little of.
+        reads: images that were read or tried.
+        unreadable: failed reads by reason.
+        boxes, dropped_boxes: boxes after augmentation, and boxes that it made too small.
     """
 
     reads: int = 0
@@ -32,14 +32,33 @@ class LoaderStats:
     boxes: int = 0
     dropped_boxes: int = 0
 
+    @property
+    def failures(self) -> int:
+        return sum(self.unreadable.values())
+
+    def summary(self) -> list[str]:
+        """Return a sentence for each kind of data that was not used."""
+        lines = []
+        if self.dropped_boxes:
+            share = self.dropped_boxes / (self.boxes + self.dropped_boxes)
+            lines.append(
+                f"{share:.1%} of this process's training boxes were not used: after augmentation "
+                "they were too small (INPUT.MIN_BOX_SIDE, INPUT.MIN_BOX_VISIBLE) or degenerate."
+            )
+        if self.unreadable:
+            lines.append(
+                f"{self.failures} of {self.reads} reads in this process failed, of "
+                f"{len(self.unreadable)} images, which were replaced by others."
+            )
+        return lines
+
 
 class TrainingLoader:
-    """Endless batches of this process's share of the training stream: lists of dicts.
+    """Endless training batches of this process: lists of dicts.
 
     Args:
-        dataset, sampler: what to read, and in which order.
         num_workers: processes that read; 0 reads in this one.
-        max_unreadable: share of all reads; where more fail, training stops.
+        max_unreadable: largest share of failed reads; beyond it, training stops.
     """
 
     def __init__(
@@ -53,25 +72,25 @@ class TrainingLoader:
         self.dataset = dataset
         self.sampler = sampler
         self.max_unreadable = max_unreadable
-        self.account = LoaderStats()
+        self.stats = LoaderStats()
         self.batches = DataLoader(
             dataset,
             batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=trivial_batch_collator,
-            worker_init_fn=start_worker,
+            worker_init_fn=_start_worker,
         )
 
     def resume(self, iteration: int, seed: int) -> None:
-        """Let the next pass begin at an iteration of the stream that has this seed."""
+        """Let the next pass begin at an iteration of the batch plan with this seed."""
         self.sampler.iteration = iteration
-        self.sampler.stream = self.sampler.stream.with_seed(seed)
+        self.sampler.batch_plan = self.sampler.batch_plan.with_seed(seed)
 
     def __iter__(self) -> Iterator[list[dict]]:
-        """Batches from the sampler's ``iteration`` on.
+        """Yield batches from the sampler's ``iteration`` on.
 
         Raises:
-            UnreadableImage: more than ``max_unreadable`` of the images cannot be read.
+            UnreadableImage: more than ``max_unreadable`` of the reads failed.
         """
         for batch in self.batches:
             for example in batch:
@@ -79,47 +98,30 @@ class TrainingLoader:
             yield batch
 
     def count(self, example: dict) -> None:
-        """Move what an example says of its making into the account."""
-        account = self.account
-        account.reads += example.pop("reads")
-        account.boxes += len(example.get("instances", ()))
-        account.dropped_boxes += example.pop("dropped_boxes", 0)
+        """Move the counters of an example into ``stats``.
+
+        Raises:
+            UnreadableImage: too many reads failed, or no image could be read for this example.
+        """
+        stats = self.stats
+        stats.reads += example.pop("reads")
+        stats.boxes += len(example.get("instances", ()))
+        stats.dropped_boxes += example.pop("dropped_boxes", 0)
         for reason in example.pop("unreadable"):
-            if reason not in account.unreadable:
-                logger.warning(f"Another image takes the place of an unreadable one: {reason}")
-            account.unreadable[reason] = account.unreadable.get(reason, 0) + 1
-        # Early on, a single one is a large share of the few that were read: an epoch's are counted.
-        reads = max(account.reads, self.sampler.share * len(self.dataset))
-        allowed = self.max_unreadable * reads
-        if sum(account.unreadable.values()) > allowed or "image" not in example:
-            raise UnreadableImage(self.complaint())
-
-    def complaint(self) -> str:
-        account = self.account
-        listed = "\n".join(f"  {reason}" for reason in account.unreadable)
-        return (
-            f"{sum(account.unreadable.values())} of {account.reads} reads of images failed; "
-            f"DATALOADER.MAX_UNREADABLE allows {self.max_unreadable:.2%}:\n{listed}\n"
-            "Repair or remove these images (tools/check_dataset.py --fix), or raise the key."
-        )
-
-    def report(self) -> list[str]:
-        """What was left out, in sentences; nothing where nothing was."""
-        account, lines = self.account, []
-        if account.dropped_boxes:
-            share = account.dropped_boxes / (account.boxes + account.dropped_boxes)
-            lines.append(
-                f"{share:.1%} of this process's training boxes were not used: crops left too "
-                "little of them (INPUT.MIN_BOX_SIDE, INPUT.MIN_BOX_VISIBLE), or they have no area."
+            if reason not in stats.unreadable:
+                logger.warning(f"Another image replaces an unreadable one: {reason}")
+            stats.unreadable[reason] = stats.unreadable.get(reason, 0) + 1
+        # Early on, a single failure is a large share of the reads so far: an epoch's reads count.
+        reads = max(stats.reads, self.sampler.share * len(self.dataset))
+        if stats.failures > self.max_unreadable * reads or "image" not in example:
+            reasons = "\n".join(f"  {reason}" for reason in stats.unreadable)
+            raise UnreadableImage(
+                f"{stats.failures} of {stats.reads} reads of images failed; "
+                f"DATALOADER.MAX_UNREADABLE allows {self.max_unreadable:.2%}:\n{reasons}\n"
+                "Repair or remove these images (asff check-data --fix), or raise the key."
             )
-        if account.unreadable:
-            lines.append(
-                f"{sum(account.unreadable.values())} of {account.reads} reads in this process "
-                f"failed, of {len(account.unreadable)} images; others took their places."
-            )
-        return lines
 
 
-def start_worker(worker: int) -> None:
-    # There are as many workers as there are cores to spare.
+def _start_worker(worker: int) -> None:
+    # There are as many workers as there are spare cores.
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""The dataset obeys the stream: a sample says all that is random about an image."""
+"""Map-style dataset from the sample specs of a batch plan to training examples."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ from contextlib import contextmanager
 import numpy as np
 from torch.utils.data import Dataset
 
-from .batch_plan import Sample
+from .batch_plan import SampleSpec
 from .image_io import UnreadableImage
 
 MAX_REPLACEMENTS = 10
 
 
 class TrainingDataset(Dataset):
-    """Maps samples to training examples.
+    """Map sample specs to training examples.
 
     Args:
-        records: dataset dicts; Detectron2's DatasetFromList, so that workers do not copy them.
+        dataset_dicts: a DatasetFromList of Detectron2, so that workers do not copy the dicts.
         mapper: called with a dataset dict, that of the partner or None, ``weight`` and ``size``.
     """
 
-    def __init__(self, records: Sequence[dict], mapper: Callable[..., dict]):
-        self.records = records
+    def __init__(self, dataset_dicts: Sequence[dict], mapper: Callable[..., dict]):
+        self.dataset_dicts = dataset_dicts
         self.mapper = mapper
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.dataset_dicts)
 
-    def __getitem__(self, sample: Sample) -> dict:
-        """Map a sample; one that cannot be read is replaced by one that its seed determines.
+    def __getitem__(self, spec: SampleSpec) -> dict:
+        """Map a sample; an unreadable one is replaced by another that its seed determines.
 
         Returns:
-            What the mapper returns, with ``reads``, the number of images that were tried, and
-            ``unreadable``, the reasons of those that failed. These two alone where ten replacements
-            in a row cannot be read either.
+            What the mapper returns, with ``reads``, the number of images that were read or tried,
+            and ``unreadable``, the reasons of those that failed. Only these two keys if ten
+            replacements in a row are unreadable, too.
         """
         unreadable: list[str] = []
         reads = 0
-        with seeded(sample.seed):
+        with seeded(spec.seed):
             for _ in range(1 + MAX_REPLACEMENTS):
-                reads += 1 + (sample.partner >= 0)
+                reads += 1 + (spec.partner >= 0)
                 try:
-                    mapped = self.map(sample)
+                    mapped = self._map(spec)
                 except UnreadableImage as error:
                     unreadable.append(str(error))
-                    sample = self.replacement(sample)
+                    spec = self._replace(spec)
                 else:
                     return {**mapped, "reads": reads, "unreadable": unreadable}
         return {"reads": reads, "unreadable": unreadable}
 
-    def map(self, sample: Sample) -> dict:
-        partner = self.records[sample.partner] if sample.partner >= 0 else None
+    def _map(self, spec: SampleSpec) -> dict:
+        partner = self.dataset_dicts[spec.partner] if spec.partner >= 0 else None
         return self.mapper(
-            self.records[sample.index], partner, weight=sample.weight, size=sample.size
+            self.dataset_dicts[spec.index], partner, weight=spec.weight, size=spec.size
         )
 
-    def replacement(self, sample: Sample) -> Sample:
-        """Two random images, or one where none is mixed in."""
-        index, partner = np.random.randint(len(self.records), size=2).tolist()
-        return sample._replace(index=index, partner=partner if sample.partner >= 0 else -1)
+    def _replace(self, spec: SampleSpec) -> SampleSpec:
+        """Draw another image, and another partner if there is one."""
+        index, partner = np.random.randint(len(self.dataset_dicts), size=2).tolist()
+        return spec._replace(index=index, partner=partner if spec.partner >= 0 else -1)
 
 
 @contextmanager

@@ -216,7 +216,7 @@ class ReportData(HookBase):
     """Log at the end what training left out: boxes by augmentation, images that were unreadable."""
 
     def after_train(self) -> None:
-        for line in self.trainer.train_loader.report():
+        for line in self.trainer.train_loader.stats.summary():
             logging.getLogger("asff").info(line)
 
 
