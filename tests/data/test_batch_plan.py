@@ -35,7 +35,9 @@ def make_stream(num_images: int = 50, batch_size: int = 8, *, factors=None, **op
         options.get("final", 608),
         options.get("final_start", NEVER),
     )
-    mixup = MixupSchedule(options.get("prob", 1.0), options.get("alpha", 1.5), options.get("end", NEVER))
+    mixup = MixupSchedule(
+        options.get("prob", 1.0), options.get("alpha", 1.5), options.get("end", NEVER)
+    )
     factors = np.ones(num_images) if factors is None else np.array(factors, float)
     return BatchPlan(
         factors,

@@ -16,8 +16,8 @@ from asff.data import (
     build_train_loader,
     build_train_mapper,
     load_training_dicts,
+    resolve_seed,
 )
-from asff.data import resolve_seed
 from asff.engine.setup import load_config
 from tests.helpers import detector_cfg
 from tests.training import CLASSES, EMPTY, FLAT, NUM_TRAIN, NUM_VAL
@@ -133,8 +133,8 @@ def test_phases_of_the_stream(caplog):
     assert (sizes.choices, sizes.period) == ([320, 352], 10)
     assert (sizes.final, sizes.final_start) == (416, 80)
     assert caplog.messages == [
-        "Deterministic batch plan: 120 images, 15.0 iterations per epoch; sizes 320, 352, a new one "
-        "every 10 iterations, 416 from iteration 80 on; mixup before iteration 70."
+        "Deterministic batch plan: 120 images, 15.0 iterations per epoch; sizes 320, 352, a "
+        "new one every 10 iterations, 416 from iteration 80 on; mixup before iteration 70."
     ]
 
 

@@ -266,9 +266,7 @@ def test_training_goes_on_where_the_key_allows(config, one_broken, tmp_path):
     run = run_here("--config-file", config, *options, "DATASETS.TEST", ())
     assert run.code == 0, run.output
     assert run.output.count("Another image replaces an unreadable one: ") == 1
-    found = re.search(
-        r"(\d+) of (\d+) reads in this process failed, of 1 images", run.output
-    )
+    found = re.search(r"(\d+) of (\d+) reads in this process failed, of 1 images", run.output)
     failed, reads = map(int, found.groups())
     assert failed >= 2 and reads == 2 * NUM_TRAIN + failed
 
