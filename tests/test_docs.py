@@ -1,13 +1,17 @@
-"""What the documentation links, shows and runs is there."""
+"""Links, images and commands of the documentation."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from asff.cli import VERBS, VerbParser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "docs/tutorial.ipynb"]
@@ -16,7 +20,7 @@ pytestmark = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 
 
 def read(page: Path) -> str:
-    """The Markdown of a page or of a notebook's text."""
+    """Return the Markdown of a page, or of a notebook's text cells."""
     if page.suffix == ".md":
         return page.read_text()
     cells = json.loads(page.read_text())["cells"]
@@ -24,7 +28,7 @@ def read(page: Path) -> str:
 
 
 def links(page: Path) -> Iterator[tuple[Path, str]]:
-    """Files that a page links or shows, and the places in them, if any."""
+    """Yield the files that a page links or shows, and the headings in them, if any."""
     text = re.sub(r"^```.*?^```", "", read(page), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith("http"):
@@ -33,7 +37,7 @@ def links(page: Path) -> Iterator[tuple[Path, str]]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The places that can be linked: GitHub makes them of the headings."""
+    """Return the anchors that GitHub derives from the headings."""
     headings = re.findall(r"^#+ (.+)$", read(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", x.lower()).replace(" ", "-") for x in headings}
 
@@ -44,14 +48,39 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(file), f"{file} has no heading #{anchor}"
 
 
-def test_pictures_are_small_files(page):
+def test_images_are_small_files(page):
     for file, _ in links(page):
         if file.suffix in (".jpg", ".png", ".webp"):
             assert file.stat().st_size < 300_000, f"{file} has 300 kB or more"
 
 
 def test_commands_name_what_exists(page):
-    """Tools, and the configs that are ours: others stand for a user's own."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", read(page), re.MULTILINE | re.DOTALL)
-    names = re.findall(r"(?<=\s)(?:tools/\w+\.py|configs/[\w./]+\.yaml)", "\n".join(blocks))
+    """Check scripts and shipped configs; other configs stand for a user's own."""
+    names = re.findall(r"(?<=\s)(?:tools/\w+\.py|configs/[\w./]+\.yaml)", "\n".join(commands(page)))
     assert [name for name in names if not (ROOT / name).is_file()] == []
+
+
+def test_commands_can_be_parsed(page):
+    for command in commands(page):
+        program, *args = shlex.split(command, comments=True)
+        if program == "asff":
+            verb, *rest = args
+            parse(verb, rest)
+        elif args[:1] == ["train_net.py"]:
+            parse("train", args[1:])
+
+
+def commands(page: Path) -> list[str]:
+    """Return the lines of a page's shell commands; continued lines are joined."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", read(page), re.MULTILINE | re.DOTALL)
+    return "".join(blocks).replace("\\\n", " ").splitlines()
+
+
+def parse(verb: str, args: list[str]) -> None:
+    """Parse the arguments of ``asff VERB`` without running it."""
+    assert verb in VERBS
+    if args != ["--help"]:
+        module = importlib.import_module(f"asff.cli.{verb.replace('-', '_')}")
+        parser = VerbParser(f"asff {verb}", description=module.__doc__)
+        module.add_arguments(parser)
+        parser.parse_args(args)  # exits if they are wrong
