@@ -52,7 +52,7 @@ def test_images_without_boxes(config, caplog, drop):
     flat = records[names.index(f"train_{FLAT}.png")]
     assert [a["bbox"][2] for a in flat["annotations"]].count(0) == 1
     summary = {r.getMessage(): r.levelname for r in caplog.records if r.name == "asff"}
-    assert summary["Not used: boxes without area (1)."] == "WARNING"
+    assert summary["Not used: degenerate (zero-area) boxes (1)."] == "WARNING"
     mapped = build_train_mapper(cfg)(flat, size=64)
     assert len(mapped["instances"]) == len(flat["annotations"]) - 1
 

@@ -30,7 +30,7 @@ def image_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def parts(tmp_path: Path, image_folder: Path) -> dict:
-    """The entry of a COCO dataset, with absolute paths."""
+    """The config of a COCO dataset, with absolute paths."""
     from tests.data.datasets.written import content_of, write_coco
 
     root = tmp_path / "parts"

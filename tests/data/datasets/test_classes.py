@@ -10,8 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from asff.data import check_datasets, check_num_classes, check_same_classes, follow_classes
-from asff.data.datasets.builtin import register_builtin_datasets
 from asff.data.datasets import class_count
+from asff.data.datasets.builtin import register_builtin_datasets
 from asff.data.datasets.shapes import CLASS_NAMES
 from tests.helpers import detector_cfg
 from tests.training import register_datasets

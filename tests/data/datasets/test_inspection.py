@@ -1,298 +1,27 @@
-"""The check of a dataset: each fault is found, counted and shown, and nothing else."""
+"""The rules before a training: what is refused, and what the log says of the rest."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.structures import BoxMode
 
-from asff.data.datasets.file_status import FileStatus, examine_files, missing_files, shared_files
-from asff.data.datasets.inspection import Finding, Kind, inspect, usable_annotations
-from tests.data.datasets.contents import HEIGHT, WIDTH, make_content, sound_files, write_image
+from asff.data import check_annotations
+from asff.data.datasets import CocoDataset, summarize
+from asff.data.datasets.image_files import examine_files
+from asff.data.datasets.inspection import inspect
+from tests.training import run_here
 
-BCCD = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "bccd"
-
-
-def counts(content: dict, files: dict[str, FileStatus] | None = None) -> dict[str, int]:
-    findings = inspect(content, sound_files(content) if files is None else files)
-    return {kind.name: finding.count for kind, finding in findings.items()}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The image files of ``make_content``."""
-    for i in range(2):
-        write_image(tmp_path / f"{i}.png")
-    return tmp_path
+XYWH, XYXY = BoxMode.XYWH_ABS, BoxMode.XYXY_ABS
 
 
-def test_faultless_dataset(folder):
-    content = make_content()
-    files = examine_files(content, str(folder), opened=True)
-    assert files == {
-        "0.png": FileStatus(str(folder / "0.png"), size=(WIDTH, HEIGHT)),
-        "1.png": FileStatus(str(folder / "1.png"), size=(WIDTH, HEIGHT)),
-    }
-    assert inspect(content, files) == {}
-    assert usable_annotations(content, files) == content["annotations"]
-
-
-def test_missing_and_damaged_files(folder):
-    content = make_content(images=5)
-    (folder / "2.png").write_bytes((folder / "0.png").read_bytes()[:-100])
-    (folder / "3.png").write_text("no image")
-    files = examine_files(content, str(folder), opened=True)
-    found = inspect(content, files)
-    assert {kind: x.count for kind, x in found.items()} == {Kind.MISSING: 1, Kind.UNREADABLE: 2}
-    assert found[Kind.MISSING].examples == [f"4.png (image 14): {folder / '4.png'}"]
-    for example, name in zip(found[Kind.UNREADABLE].examples, ("2.png (image 12)", "3.png")):
-        assert example.startswith(name) and str(folder) not in example
-    # Unopened, damage is not seen.
-    assert counts(content, examine_files(content, str(folder), opened=False)) == {"MISSING": 1}
-
-
-def test_file_names_may_be_absolute_or_go_through_folders(folder, tmp_path):
-    content = make_content(images=2)
-    content["images"][0]["file_name"] = str(folder / "0.png")
-    content["images"][1]["file_name"] = "below/../1.png"
-    files = examine_files(content, str(folder), opened=True)
-    assert [file.path for file in files.values()] == [str(folder / f"{i}.png") for i in range(2)]
-    assert inspect(content, files) == {}
-
-
-def test_missing_folder(tmp_path):
-    here = str(tmp_path / "here.png")
-    Path(here).touch()
-    gone = str(tmp_path / "gone" / "here.png")
-    assert missing_files([here, gone, here]) == {gone}
-    assert missing_files([]) == set()
-
-
-def test_relative_paths_are_looked_for_here(tmp_path, monkeypatch):
-    (tmp_path / "here.png").touch()
-    monkeypatch.chdir(tmp_path)
-    assert missing_files(["here.png", "gone.png"]) == {"gone.png"}
-
-
-def test_turned_photographs_count_upright(tmp_path):
-    """EXIF orientation 6: 60 x 40 pixels in the file are shown 40 wide and 60 high."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (60, 40)).save(tmp_path / "0.jpg", exif=exif)
-    content = make_content(images=1)
-    content["images"][0]["file_name"] = "0.jpg"
-    files = examine_files(content, str(tmp_path), opened=True)
-    assert files["0.jpg"].size == (40, 60)
-    found = inspect(content, files)
-    assert found[Kind.WRONG_SIZE].examples == [
-        "0.jpg (image 10): stated 60 x 40, the file has 40 x 60"
-    ]
-    # Boxes are held against the file: the one of 60 x 40 leaves it by 20 pixels.
-    assert found[Kind.BEYOND].examples == [
-        "0.jpg: annotation 1, box [0, 0, 60, 40] in 40 x 60",
-    ]
-    content["images"][0].update(width=40, height=60)
-    content["annotations"][0]["bbox"] = [0, 0, 40, 60]
-    assert inspect(content, files) == {}
-
-
-@pytest.mark.parametrize("size", [(None, 40), (0, 0), ("60", 40)])
-def test_sizes_that_are_none(size):
-    content = make_content(images=1)
-    content["images"][0].update(width=size[0], height=size[1])
-    unopened = {"0.png": FileStatus("/images/0.png")}
-    found = inspect(content, unopened)
-    assert list(found) == [Kind.WRONG_SIZE]
-    assert found[Kind.WRONG_SIZE].examples == [
-        f"0.png (image 10): stated {size[0]} x {size[1]}, no size"
-    ]
-    assert usable_annotations(content, unopened) == []
-    assert counts(content) == {"WRONG_SIZE": 1}
-    assert len(usable_annotations(content, sound_files(content))) == 2
-
-
-@pytest.mark.parametrize(
-    ("box", "kind"),
-    [
-        (None, Kind.NO_BOX),
-        ([], Kind.NO_BOX),
-        ([1, 2, 3], Kind.NO_BOX),
-        ([1, 2, 3, 4, 5], Kind.NO_BOX),
-        ("1, 2, 3, 4", Kind.NO_BOX),
-        ([1, 2, "3", 4], Kind.NO_BOX),
-        ([1, 2, math.nan, 4], Kind.NO_BOX),
-        ([math.inf, 2, 3, 4], Kind.NO_BOX),
-        ([1, 2, 0, 4], Kind.NO_AREA),
-        ([1, 2, 3, -4], Kind.NO_AREA),
-        ([60, 2, 3, 4], Kind.OUTSIDE),
-        ([2, 40, 3, 4], Kind.OUTSIDE),
-        ([-3, 2, 3, 4], Kind.OUTSIDE),
-        ([2, -4, 3, 4], Kind.OUTSIDE),
-        ([-1.5, 2, 3, 4], Kind.BEYOND),
-        ([2, -1.5, 3, 4], Kind.BEYOND),
-        ([57, 2, 4.5, 4], Kind.BEYOND),
-        ([2, 37, 3, 4.5], Kind.BEYOND),
-        # Up to a pixel is rounding.
-        ([-1, -1, 62, 42], None),
-        ([59.5, 39.5, 0.1, 0.1], None),
-    ],
-)
-def test_boxes(box, kind):
-    content = make_content(images=1)
-    content["annotations"][0]["bbox"] = box
-    found = inspect(content, sound_files(content))
-    assert list(found) == ([] if kind is None else [kind])
-    if kind is not None:
-        assert found[kind].count == 1
-        assert found[kind].examples[0].startswith(f"0.png: annotation 1, box {box}")
-    usable = usable_annotations(content, sound_files(content))
-    assert len(usable) == (2 if kind in (None, Kind.BEYOND) else 1)
-
-
-def test_unknown_images_and_categories():
-    content = make_content()
-    content["annotations"][0].update(image_id="x")
-    content["annotations"][1].update(category_id=9, bbox=[0, 0, 0, 0])
-    found = inspect(content, sound_files(content))
-    # Of several faults of an annotation the first counts.
-    assert {kind: x.examples for kind, x in found.items()} == {
-        Kind.UNKNOWN_IMAGE: ["image 'x': annotation 1, box [0, 0, 60, 40]"],
-        Kind.UNKNOWN_CATEGORY: ["0.png: annotation 2, category 9"],
-    }
-    assert len(usable_annotations(content, sound_files(content))) == 2
-
-
-def test_repeated_ids():
-    content = make_content(images=3)
-    content["images"][1]["id"] = 10
-    content["annotations"][2]["image_id"] = content["annotations"][3]["image_id"] = 12
-    content["annotations"][2]["bbox"] = content["annotations"][3]["bbox"] = [1, 1, 2, 2]
-    content["annotations"][1]["id"] = 1
-    del content["annotations"][2]["id"]
-    found = inspect(content, sound_files(content))
-    assert {kind: x.examples for kind, x in found.items()} == {
-        Kind.IMAGE_ID: ["1.png (image 10): also 0.png"],
-        Kind.ANNOTATION_ID: [
-            "1.png: annotation 1, box [5.5, 6, 10, 4]",
-            "2.png: annotation None, box [1, 1, 2, 2]",
-        ],
-    }
-
-
-def test_one_file_of_two_images():
-    content = make_content(images=3)
-    files = sound_files(content)
-    files["2.png"] = files["0.png"]  # as "./0.png" would be
-    found = inspect(content, files)
-    assert {kind: x.examples for kind, x in found.items()} == {
-        Kind.SAME_FILE: ["2.png (image 12): also image 10"]
-    }
-
-
-@pytest.mark.parametrize("key", ["id", "name"])
-def test_repeated_categories(key):
-    content = make_content()
-    content["categories"].append({**content["categories"][0], "id": 8, "name": "dirt"})
-    content["categories"][2][key] = content["categories"][0][key]
-    found = inspect(content, sound_files(content))
-    examples = found[Kind.CATEGORY].examples
-    assert len(examples) == 2 and examples[0] == "cell (category 3)"
-
-
-@pytest.mark.parametrize(
-    "change", [{"area": None}, {"area": math.nan}, {"iscrowd": None}, {"iscrowd": 2}]
-)
-def test_what_the_evaluation_needs(change):
-    content = make_content()
-    content["annotations"][3].update(change)
-    found = inspect(content, sound_files(content))
-    assert Kind.INCOMPLETE in found and found[Kind.INCOMPLETE].count == 1
-    (key, value), *_ = change.items()
-    assert (
-        f"1.png: annotation 4, area {content['annotations'][3]['area']}"
-        in (found[Kind.INCOMPLETE].examples[0])
-    )
-    del content["annotations"][3][key]
-    assert inspect(content, sound_files(content))[Kind.INCOMPLETE].count == 1
-
-
-@pytest.mark.parametrize(
-    ("segmentation", "count"),
-    [
-        ([[1, 1, 5, 5]], 1),  # two points
-        ([[1, 1, 5, 5, 7]], 1),
-        ([[1, 1, 5, 5], [1, 1, 5, 1, 5, 5]], 0),
-        ([], 0),  # none at all
-        ({"size": [9, 9], "counts": "x"}, 0),
-    ],
-)
-def test_segmentations_that_detectron2_drops_with_their_boxes(segmentation, count):
-    content = make_content()
-    content["annotations"][3]["segmentation"] = segmentation
-    found = inspect(content, sound_files(content))
-    assert found.get(Kind.NO_OUTLINE, Finding()).count == count
-
-
-def test_repeated_boxes():
-    content = make_content()
-    copies = [{**content["annotations"][0], "id": 90 + i} for i in range(2)]
-    other_class = {**copies[0], "id": 92, "category_id": 7}
-    other_image = {**copies[0], "id": 93, "image_id": 11, "bbox": [1, 1, 2, 2]}
-    content["annotations"] += [*copies, other_class, other_image]
-    found = inspect(content, sound_files(content))
-    assert {kind: x.examples for kind, x in found.items()} == {
-        Kind.SAME_BOX: [f"0.png: annotation {i}, box [0, 0, 60, 40]" for i in (90, 91)]
-    }
-
-
-def test_notes():
-    content = make_content(images=3)
-    content["annotations"] = content["annotations"][:4:2]  # boxes of one class, in two images
-    content["annotations"][1]["iscrowd"] = 1
-    found = inspect(content, sound_files(content))
-    assert {kind: x.examples for kind, x in found.items()} == {
-        Kind.CROWD: ["1.png: annotation 3, box [0, 0, 60, 40]"],
-        Kind.EMPTY_IMAGE: ["2.png (image 12)"],
-        Kind.EMPTY_CLASS: ["dust (category 7)"],
-    }
-    assert {kind.severity for kind in found} == {"note"}
-    assert usable_annotations(content, sound_files(content)) == content["annotations"][:1]
-
-
-def test_examples_are_few_but_all_are_counted():
-    content = make_content(images=30)
-    for annotation in content["annotations"]:
-        annotation["bbox"] = [1, 1, 0, 0]
-    found = inspect(content, sound_files(content))
-    assert found[Kind.NO_AREA].count == 60
-    assert [x.split(",")[0] for x in found[Kind.NO_AREA].examples] == [
-        "0.png: annotation 1",
-        "0.png: annotation 2",
-        "1.png: annotation 3",
-    ]
-
-
-def test_empty_dataset():
-    content = {"images": [], "annotations": [], "categories": []}
-    assert examine_files(content, "/nowhere", opened=True) == {}
-    assert inspect(content, {}) == {} and usable_annotations(content, {}) == []
-
-
-def test_files_of_two_datasets(tmp_path):
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).touch()
-    os.symlink(tmp_path / "b.png", tmp_path / "link.png")
-    first = {x: FileStatus(str(tmp_path / x)) for x in ("a.png", "link.png", "1.png")}
-    second = {x: FileStatus(str(tmp_path / x)) for x in ("b.png", "2.png")}
-    assert shared_files(first, second) == [os.path.realpath(tmp_path / "b.png")]
-    assert shared_files(second, {}) == []
-
-
-@pytest.mark.skipif(not BCCD.is_dir(), reason=f"there is no {BCCD}")
 @pytest.mark.parametrize(
     ("split", "examples"),
     [
@@ -302,9 +31,234 @@ def test_files_of_two_datasets(tmp_path):
         ("test", []),
     ],
 )
-def test_blood_cells(split, examples):
-    content = json.loads((BCCD / f"{split}.json").read_text())
-    found = inspect(content, examine_files(content, str(BCCD / "images"), opened=True))
-    assert {kind: x.examples for kind, x in found.items()} == (
-        {Kind.NO_AREA: examples} if examples else {}
+def test_blood_cells(bccd, split, examples):
+    dataset = CocoDataset.read(bccd / f"{split}.json", str(bccd / "images"))
+    found = inspect(dataset, examine_files(dataset, opened=True))
+    assert {name: x.examples for name, x in found.items()} == (
+        {"degenerate_box": examples} if examples else {}
     )
+
+
+# The check at the start of a training
+
+
+def change_list(name: str, index: int, **values: object) -> Callable[[dict], None]:
+    """Return a change of an item of a list of a COCO file; a value of "none" removes the key."""
+
+    def change(content: dict) -> None:
+        item = content[name][index]
+        item.update(values)
+        for key in [key for key, value in values.items() if value == "none"]:
+            del item[key]
+
+    return change
+
+
+def no_boxes(content: dict) -> None:
+    for annotation in content["annotations"][2:7]:  # more than are named
+        del annotation["bbox"]
+
+
+BROKEN = {
+    "image id": (change_list("images", 1, id=1), "images with the id of another (2), as "),
+    "category id": (
+        change_list("categories", 1, id=1),
+        "categories with the id or name of another (2), as circle",
+    ),
+    "unknown category": (
+        change_list("annotations", 2, category_id=77),
+        "annotations of unknown categories (1), as ",
+    ),
+    "no annotation id": (
+        change_list("annotations", 2, id="none"),
+        "annotations without an id of their own (1), as ",
+    ),
+    "no boxes": (no_boxes, "boxes that are not four finite numbers (5), as "),
+    "three numbers": (
+        change_list("annotations", 2, bbox=[1, 2, 3]),
+        "annotation 3, box [1, 2, 3]. ",
+    ),
+    "no number": (
+        change_list("annotations", 2, bbox=[1, None, 3, 4]),
+        "annotation 3, box [1, None, 3, 4]. ",
+    ),
+    "no height": (change_list("images", 1, height="none"), "stated 80 x None"),
+}
+BROKEN_TESTS = {
+    "missing file": (
+        change_list("images", 1, file_name="lost.png"),
+        "images whose file does not exist (1), as lost.png",
+    ),
+    "no area": (
+        change_list("annotations", 2, area="none"),
+        "annotations that lack 'area' or 'iscrowd' (1), as ",
+    ),
+}
+
+
+@pytest.fixture
+def break_split(config, datasets, tmp_path):
+    """Options of a run whose DATASETS.TRAIN or TEST is broken by a function."""
+
+    def break_split(change: Callable[[dict], None], key: str) -> tuple:
+        split = {"TRAIN": "train", "TEST": "val"}[key]
+        content = json.loads((datasets / "shapes" / f"{split}.json").read_text())
+        change(content)
+        path = tmp_path / "broken.json"
+        path.write_text(json.dumps(content))
+        images = str(datasets / "shapes" / "images")
+        custom = {"name": "broken", "format": "coco", "annotations": str(path), "images": images}
+        own = tmp_path / "own.yaml"
+        datasets_node = f'{{CUSTOM: {json.dumps([custom])}, {key}: ["broken"]}}'
+        own.write_text(f'_BASE_: "{config}"\nDATASETS: {datasets_node}\n')
+        return ("--config-file", own, "OUTPUT_DIR", tmp_path / "out")
+
+    return break_split
+
+
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+@pytest.mark.parametrize(("change", "message"), BROKEN.values(), ids=BROKEN)
+def test_refused(break_split, change, message, key):
+    run = run_here(*break_split(change, key))
+    for part in (f"DATASETS.{key} names the dataset 'broken'", message, "asff check-data"):
+        assert part in run.error
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN_TESTS.values(), ids=BROKEN_TESTS)
+def test_refused_in_tests_alone(break_split, change, message):
+    """Where no other image takes the place of one, and areas are needed."""
+    assert message in run_here(*break_split(change, "TEST")).error
+    limit = ("DATALOADER.MAX_UNREADABLE", 0.5, "SOLVER.MAX_ITER", 1)
+    run = run_here(*break_split(change, "TRAIN"), *limit)
+    assert run.code == 0, run.output
+
+
+def test_eval_only_looks_at_the_test_data_alone(break_split, tmp_path: Path):
+    options = break_split(no_boxes, "TRAIN")
+    run = run_here(*options, "--eval-only", "MODEL.WEIGHTS", tmp_path / "none.pth")
+    assert "MODEL.WEIGHTS" in run.error and "broken" not in run.error
+
+
+def test_no_image_is_opened(datasets, monkeypatch):
+    """There may be millions."""
+    monkeypatch.setattr("asff.data.datasets.image_files.read_image", lambda path: pytest.fail(path))
+    check_annotations(["shapes_train"], "DATASETS.TRAIN")
+
+
+@pytest.fixture
+def three_datasets(tmp_path: Path):
+    """One of Python code, a remote one, and one whose file is cut off."""
+    (tmp_path / "cut.json").write_text("{")
+    DatasetCatalog.register("python", list)
+    register_coco_instances("remote", {}, "https://example.org/a.json", "https://example.org")
+    register_coco_instances("cut", {}, str(tmp_path / "cut.json"), str(tmp_path))
+    names = ["python", "remote", "cut"]
+    yield names
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_only_files_that_are_here_are_looked_at(three_datasets):
+    check_annotations(three_datasets[:2], "DATASETS.TEST")
+    message = r"DATASETS\.TEST names the dataset 'cut': .*cut\.json is not JSON"
+    with pytest.raises(ValueError, match=message):
+        check_annotations(three_datasets, "DATASETS.TEST")
+
+
+# The summary of the training data
+
+
+def make_dict(path: Path, *boxes: list[float], mode: BoxMode = XYWH, crowd: int = 0) -> dict:
+    """A dataset dict of an image of 60 x 40 pixels."""
+    return {
+        "file_name": str(path),
+        "width": 60,
+        "height": 40,
+        "annotations": [
+            {"bbox": box, "bbox_mode": mode, "category_id": 0, "iscrowd": crowd} for box in boxes
+        ],
+    }
+
+
+def first_line(**counts: int) -> tuple[int, str]:
+    return (
+        logging.INFO,
+        "Training data: {images} images with {objects} objects; {empty} images without objects, "
+        "{crowd} crowd boxes (not used).".format(**counts),
+    )
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "a.png"
+    path.touch()
+    return path
+
+
+def test_summary_of_sound_data(image):
+    dataset_dicts = [
+        make_dict(image, [1, 2, 3, 4], [0, 0, 60, 40]),
+        make_dict(image, [1, 2, 3, 4], crowd=1),
+        make_dict(image, [59, 39, 60, 40], mode=XYXY),
+        make_dict(image),
+    ]
+    assert summarize(dataset_dicts) == [first_line(images=4, objects=4, empty=1, crowd=1)]
+    assert summarize([]) == [first_line(images=0, objects=0, empty=0, crowd=0)]
+
+
+def test_boxes_that_are_not_used(image):
+    wide = {**make_dict(image, [70, 2, 9, 9], [100, 30, 9, 9]), "width": 120}
+    dataset_dicts = [
+        make_dict(image, [9, 9, 9, 20], mode=XYXY),
+        make_dict(image, [1, 2, 0, 4], [1, 2, 3, -4], [1, 2, math.nan, 4]),
+        make_dict(image, [60, 2, 3, 4], [-3, 2, 3, 4], [-2, 2, 3, 4], [59, 39, 9, 9]),
+        make_dict(image, [2, 40, 5, 50], mode=XYXY),
+        wide,
+    ]
+    assert summarize(dataset_dicts) == [
+        first_line(images=5, objects=11, empty=0, crowd=0),
+        (logging.WARNING, "Not used: boxes that are not four finite numbers (1)."),
+        (logging.WARNING, "Not used: degenerate (zero-area) boxes (3)."),
+        (logging.WARNING, "Not used: boxes outside their image (3)."),
+    ]
+
+
+def test_dataset_dicts_may_lack_annotations_and_sizes(image):
+    """And annotations need not say that they are no crowds."""
+    dataset_dict = {"file_name": str(image)}
+    box = make_dict(image, [500, 500, 1, 1])["annotations"]
+    del box[0]["iscrowd"]
+    assert summarize([dataset_dict, {**dataset_dict, "annotations": box}]) == [
+        first_line(images=2, objects=1, empty=1, crowd=0)
+    ]
+
+
+def test_missing_files_are_counted_and_some_are_named(image, tmp_path):
+    missing = [tmp_path / f"gone{i}.png" for i in (4, 0, 3, 1, 2)]
+    dataset_dicts = [make_dict(path) for path in (missing[0], image, *missing)]
+    *_, (level, line) = summarize(dataset_dicts)
+    assert level == logging.WARNING
+    assert line.startswith("5 image files do not exist (asff check-data --fix ")
+    assert line.endswith(f": {missing[0]}, {missing[1]}, {missing[2]}, ...")
+    *_, (_, line) = summarize(dataset_dicts[:5])
+    assert line.endswith(f": {missing[0]}, {missing[1]}, {missing[2]}")
+
+
+def test_paths_may_be_written_in_other_ways(image):
+    """As some programs do: with two slashes, or by way of another folder."""
+    names = (f"{image.parent}//a.png", f"{image.parent}/other/../a.png", f"{image.parent}//b.png")
+    *_, (_, line) = summarize([make_dict(name) for name in names])
+    assert line.startswith("1 image files do not exist") and line.endswith("//b.png")
+
+
+def test_all_files_missing(tmp_path):
+    dataset_dicts = [make_dict(tmp_path / "images" / f"{i}.png") for i in range(2)] * 2
+    with pytest.raises(ValueError) as error:
+        summarize(dataset_dicts)
+    for part in (
+        f"None of the 2 image files exists, for example in '{tmp_path}/images': {tmp_path}"
+        f"/images/0.png",
+        "DETECTRON2_DATASETS",
+    ):
+        assert part in str(error.value)

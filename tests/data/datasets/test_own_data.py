@@ -25,7 +25,7 @@ from tests.data.datasets.written import (
     cfg_of,
     content_of,
     voc_xml,
-    without_flat_boxes,
+    without_degenerate_boxes,
     write_coco,
     write_config,
     write_files,
@@ -69,7 +69,7 @@ def write_shapes(folder: Path, form: str, config: Path, datasets: Path) -> Path:
     for split in ("train", "val"):
         content = json.loads((datasets / "shapes" / f"{split}.json").read_text())
         images = datasets / "shapes" / "images"
-        entry = WRITERS[form](without_flat_boxes(content), images, folder / split)
+        entry = WRITERS[form](without_degenerate_boxes(content), images, folder / split)
         entries.append({"name": f"parts_{split}", **below(split, entry), "classes": CLASSES})
     names = {"CUSTOM": entries, "TRAIN": ["parts_train"], "TEST": ["parts_val"]}
     more = {"MODEL": {"YOLOV3": {"NUM_CLASSES": 80}}, "SOLVER": {"MAX_ITER": 2}}

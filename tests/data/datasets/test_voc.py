@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from asff.data.datasets.voc import read_voc, read_voc_classes
+from asff.data.datasets import CocoDataset
+from asff.data.datasets.voc import VocSource
 from tests.data.datasets.written import cases, voc_xml, write_files
 
 pytestmark = pytest.mark.usefixtures("own_data")
@@ -18,12 +19,16 @@ CAT = ("cat", (11, 21, 40, 60), 0)
 DOG = ("dog", (1, 1, 1, 1), 1)
 
 
-def read(root: Path, **keys) -> dict:
-    return read_voc({"root": str(root), "classes": ["cat", "dog"], **keys})
+def read(root: Path, **keys) -> CocoDataset:
+    return VocSource({"root": str(root), "classes": ["cat", "dog"], **keys}).read()
 
 
-def names(content: dict, root: Path) -> list[str]:
-    return [str(Path(image["file_name"]).relative_to(root)) for image in content["images"]]
+def read_classes(root: Path, **keys) -> list[str]:
+    return VocSource({"root": str(root), **keys}).read_classes()
+
+
+def names(dataset: CocoDataset, root: Path) -> list[str]:
+    return [str(Path(image["file_name"]).relative_to(root)) for image in dataset.images]
 
 
 @pytest.fixture
@@ -46,28 +51,28 @@ def vocdevkit(tmp_path):
 
 
 def test_content(vocdevkit):
-    content = read(vocdevkit, split="trainval")
-    assert content["images"] == [
+    dataset = read(vocdevkit, split="trainval")
+    assert dataset.images == [
         {"id": 1, "file_name": f"{vocdevkit}/JPEGImages/2.jpg", "height": 70, "width": 60},
         {"id": 2, "file_name": f"{vocdevkit}/JPEGImages/1.jpg", "height": 80, "width": 50},
     ]
-    assert content["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    assert dataset.categories == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     # The first pixel is 1, and the last one belongs to the box.
     first = {"bbox": [10, 20, 30, 40], "area": 1200, "category_id": 1, "iscrowd": 0}
     second = {"bbox": [0, 0, 1, 1], "area": 1, "category_id": 2, "iscrowd": 1}
-    assert content["annotations"] == [
+    assert dataset.annotations == [
         {"id": 1, "image_id": 2, **first},
         {"id": 2, "image_id": 2, **second},
     ]
 
 
 def test_classes_are_those_of_all_splits(vocdevkit):
-    assert read_voc_classes({"root": str(vocdevkit), "split": "test"}) == ["bird", "cat", "dog"]
+    assert read_classes(vocdevkit, split="test") == ["bird", "cat", "dog"]
 
 
 def test_stated_classes_give_the_order(vocdevkit):
-    content = read(vocdevkit, split="trainval", classes=["dog", "cow", "cat"])
-    assert [x["category_id"] for x in content["annotations"]] == [3, 1]
+    dataset = read(vocdevkit, split="trainval", classes=["dog", "cow", "cat"])
+    assert [x["category_id"] for x in dataset.annotations] == [3, 1]
     with pytest.raises(ValueError) as error:
         read(vocdevkit, split="test")
     for part in ("3.xml", "'bird'", "cat, dog", "'classes'"):
@@ -95,9 +100,9 @@ def test_layouts(tmp_path, xml, images, keys):
             f"{images}a.PNG": (50, 80),
         },
     )
-    content = read(tmp_path, **keys)
-    assert names(content, tmp_path) == [f"{images}a.PNG", f"{images}b.png"]
-    assert [x["category_id"] for x in content["annotations"]] == [2, 1]
+    dataset = read(tmp_path, **keys)
+    assert names(dataset, tmp_path) == [f"{images}a.PNG", f"{images}b.png"]
+    assert [x["category_id"] for x in dataset.annotations] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -114,39 +119,39 @@ def test_layouts(tmp_path, xml, images, keys):
 def test_image_by_filename_or_by_the_name_of_the_xml_file(tmp_path, filename, found):
     write_files(tmp_path, {"a.v1.Jpeg": (10, 20), "other.png": (30, 40)})
     write_files(tmp_path, {"a.v1.xml": voc_xml([], filename)})
-    content = read(tmp_path)
-    assert names(content, tmp_path) == [found]
-    assert content["images"][0]["width"] == (30 if found == "other.png" else 10)
+    dataset = read(tmp_path)
+    assert names(dataset, tmp_path) == [found]
+    assert dataset.images[0]["width"] == (30 if found == "other.png" else 10)
 
 
 @pytest.mark.parametrize("size", [None, (0, 0), (50, 0)])
 def test_size_from_the_image_where_it_is_not_stated(tmp_path, size):
     write_files(tmp_path, {"a.png": (51, 81), "a.xml": voc_xml([CAT], "a.png", size)})
-    (image,) = read(tmp_path)["images"]
+    (image,) = read(tmp_path).images
     assert (image["width"], image["height"]) == (51, 81)
 
 
 def test_stated_size_opens_no_image(tmp_path, monkeypatch):
     write_files(tmp_path, {"a.png": (51, 81), "a.xml": voc_xml([CAT], "a.png", (50, 80))})
     monkeypatch.setattr(Image, "open", lambda path: pytest.fail(f"{path} was opened"))
-    (image,) = read(tmp_path)["images"]
+    (image,) = read(tmp_path).images
     assert (image["width"], image["height"]) == (50, 80)
 
 
-def test_missing_image_stays_in_the_content(tmp_path):
+def test_missing_image_stays_in_the_dataset(tmp_path):
     """For those who check the data; where its size is not stated, training leaves it out."""
     write_files(tmp_path, {"a.xml": voc_xml([CAT], "a.png", (50, 80)), "b.xml": voc_xml([CAT])})
-    content = read(tmp_path)
-    assert names(content, tmp_path) == ["a.png", "b.jpg"]
-    assert [x["width"] for x in content["images"]] == [50, 0]
-    assert len(content["annotations"]) == 2
+    dataset = read(tmp_path)
+    assert names(dataset, tmp_path) == ["a.png", "b.jpg"]
+    assert [x["width"] for x in dataset.images] == [50, 0]
+    assert len(dataset.annotations) == 2
 
 
 def test_images_without_xml_file_are_counted(tmp_path, caplog):
     caplog.set_level(logging.INFO, "asff")
     write_files(tmp_path, {"a.png": (50, 80), "b.png": (50, 80), "c.png": (50, 80)})
     write_files(tmp_path, {"a.xml": voc_xml([CAT], "a.png", (50, 80))})
-    assert len(read(tmp_path)["images"]) == 1
+    assert len(read(tmp_path).images) == 1
     assert caplog.messages == [f"{tmp_path}: 2 images have no XML file and are left out."]
 
 
@@ -164,7 +169,7 @@ def test_values_that_other_programs_write(tmp_path):
     <bndbox><xmin> 1.5 </xmin><ymin>2</ymin><xmax>3</xmax><ymax>4.25</ymax></bndbox></object>
     </annotation>"""
     write_files(tmp_path, {"a.png": (50, 80), "a.xml": xml})
-    (annotation,) = read(tmp_path)["annotations"]
+    (annotation,) = read(tmp_path).annotations
     assert annotation["bbox"] == [0.5, 1, 2.5, 3.25] and annotation["iscrowd"] == 0
 
 
@@ -184,10 +189,14 @@ def one_cat(box: str, more: str = "") -> str:
     {
         "cut off": ("<annotation><object>", ["not valid XML", "line 1"]),
         "empty": ("", ["not valid XML"]),
+        "entity": (
+            '<!DOCTYPE x [<!ENTITY a "cat">]><annotation><filename>&a;</filename></annotation>',
+            ["declares XML entities", "remove its <!DOCTYPE>"],
+        ),
         "other": ("<html></html>", ["<html>", "<annotation>"]),
         "size": (
             "<annotation><size><width>a</width><height>4</height></size></annotation>",
-            ["<size> says a x 4", "whole numbers"],
+            ["<size> is a x 4", "whole numbers"],
         ),
         "no name": (one_object(f"<bndbox>{BOX}</bndbox>"), ["object 1 has no <name>"]),
         "no box": (one_object("<name>cat</name>"), ["object 1 ('cat') has no <bndbox><xmin>"]),
@@ -204,7 +213,7 @@ def one_cat(box: str, more: str = "") -> str:
 )
 def test_bad_xml(tmp_path, xml, parts):
     write_files(tmp_path, {"good.xml": voc_xml([CAT]), "z.xml": xml})
-    for read_it in (read, lambda root: read_voc_classes({"root": str(root)})):
+    for read_it in (read, read_classes):
         with pytest.raises(ValueError) as error:
             read_it(tmp_path)
         for part in (f"{tmp_path}/z.xml", *parts):
@@ -245,4 +254,4 @@ def test_no_xml_files_or_no_objects(tmp_path):
         read(tmp_path)
     write_files(tmp_path, {"a.xml": voc_xml([])})
     with pytest.raises(ValueError, match="have no objects: state .* 'classes'"):
-        read_voc_classes({"root": str(tmp_path)})
+        read_classes(tmp_path)

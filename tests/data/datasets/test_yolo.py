@@ -8,22 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asff.data.datasets.yolo import parse_label, read_yolo, read_yolo_classes
+from asff.data.datasets import CocoDataset
+from asff.data.datasets.yolo import YoloSource, YoloWithoutData, parse_label
 from tests.data.datasets.written import cases, write_files
 
 pytestmark = pytest.mark.usefixtures("own_data")
 
 
-def names(content: dict, root: Path) -> list[str]:
-    return [str(Path(image["file_name"]).relative_to(root)) for image in content["images"]]
+def read_images(path: Path, *classes: str) -> CocoDataset:
+    """Read a dataset without data.yaml."""
+    return YoloWithoutData({"images": str(path), "classes": list(classes)}).read()
 
 
-def objects(content: dict) -> list[tuple]:
+def names(dataset: CocoDataset, root: Path) -> list[str]:
+    return [str(Path(image["file_name"]).relative_to(root)) for image in dataset.images]
+
+
+def objects(dataset: CocoDataset) -> list[tuple]:
     """Image id, class name, and box of each object."""
-    classes = {category["id"]: category["name"] for category in content["categories"]}
+    classes = {category["id"]: category["name"] for category in dataset.categories}
     return [
         (x["image_id"], classes[x["category_id"]], *np.round(x["bbox"], 9).tolist())
-        for x in content["annotations"]
+        for x in dataset.annotations
     ]
 
 
@@ -33,13 +39,13 @@ DATA = "train: images\nnames: [cat, dog]\n"
 
 def test_content(tmp_path):
     write_files(tmp_path, {**ONE_IMAGE, "data.yaml": DATA})
-    entry = {"data": str(tmp_path / "data.yaml"), "split": "train", "classes": ["cat", "dog"]}
-    assert read_yolo_classes(entry) == ["cat", "dog"]
-    content = read_yolo(entry)
+    config = {"data": str(tmp_path / "data.yaml"), "split": "train", "classes": ["cat", "dog"]}
+    assert YoloSource(config).read_classes() == ["cat", "dog"]
+    dataset = YoloSource(config).read()
     file_name = str(tmp_path / "images" / "a.png")
-    assert content["images"] == [{"id": 1, "file_name": file_name, "height": 200, "width": 100}]
-    assert content["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    (annotation,) = content["annotations"]
+    assert dataset.images == [{"id": 1, "file_name": file_name, "height": 200, "width": 100}]
+    assert dataset.categories == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    (annotation,) = dataset.annotations
     # Centre (50, 100), 20 pixels wide and 20 high.
     assert annotation.pop("bbox") == pytest.approx([40, 90, 20, 20])
     assert annotation.pop("area") == pytest.approx(400)
@@ -75,11 +81,11 @@ def test_layouts(tmp_path, data, files):
             "data.yaml": data.format(root=tmp_path) + "\nnames: {0: part}\nnc: 1",
         },
     )
-    content = read_yolo(
+    dataset = YoloSource(
         {"data": str(tmp_path / "data.yaml"), "split": "train", "classes": ["part"]}
-    )
-    assert names(content, tmp_path) == [f"{images}/a.JPG", f"{images}/b.png"]
-    assert objects(content) == [(1, "part", 5, 2.5, 10, 5), (2, "part", 0, 0, 10, 20)]
+    ).read()
+    assert names(dataset, tmp_path) == [f"{images}/a.JPG", f"{images}/b.png"]
+    assert objects(dataset) == [(1, "part", 5, 2.5, 10, 5), (2, "part", 0, 0, 10, 20)]
 
 
 def test_list_as_darknet_has_it(tmp_path):
@@ -93,9 +99,9 @@ def test_list_as_darknet_has_it(tmp_path):
         },
     )
     images = tmp_path / "darknet" / "data" / "train.txt"
-    content = read_yolo({"images": str(images), "classes": ["part"]})
-    assert names(content, tmp_path) == ["darknet/data/obj/a.png"]
-    assert objects(content) == [(1, "part", 0, 0, 10, 20)]
+    dataset = read_images(images, "part")
+    assert names(dataset, tmp_path) == ["darknet/data/obj/a.png"]
+    assert objects(dataset) == [(1, "part", 0, 0, 10, 20)]
 
 
 def test_splits_of_several_folders_and_lists(tmp_path):
@@ -110,9 +116,11 @@ def test_splits_of_several_folders_and_lists(tmp_path):
             "data.yaml": "val: [two/images, lists/more.txt]\nnames: [part]",
         },
     )
-    content = read_yolo({"data": str(tmp_path / "data.yaml"), "split": "val", "classes": ["part"]})
+    dataset = YoloSource(
+        {"data": str(tmp_path / "data.yaml"), "split": "val", "classes": ["part"]}
+    ).read()
     # A list keeps its order.
-    assert names(content, tmp_path) == ["two/images/b.png", "lists/z.png", "one/images/c.png"]
+    assert names(dataset, tmp_path) == ["two/images/b.png", "lists/z.png", "one/images/c.png"]
 
 
 @pytest.mark.parametrize("images", ["images", "train.txt"])
@@ -126,20 +134,20 @@ def test_without_data_yaml(tmp_path, images, labels):
             "train.txt": "images/a.png",
         },
     )
-    entry = {"images": str(tmp_path / images), "classes": ["cat", "dog"]}
+    config = {"images": str(tmp_path / images), "classes": ["cat", "dog"]}
     if labels:
-        entry["labels"] = str(tmp_path / labels)
-    assert objects(read_yolo(entry)) == [(1, "dog", 0, 0, 10, 10)]
+        config["labels"] = str(tmp_path / labels)
+    assert objects(YoloWithoutData(config).read()) == [(1, "dog", 0, 0, 10, 10)]
 
 
 def test_stated_classes_give_the_order(tmp_path):
     write_files(tmp_path, {**ONE_IMAGE, "data.yaml": DATA})
-    entry = {"data": str(tmp_path / "data.yaml"), "split": "train"}
-    content = read_yolo({**entry, "classes": ["dog", "cow", "cat"]})
-    assert [x["category_id"] for x in content["annotations"]] == [1]
-    assert objects(content)[0][1] == "dog"
+    config = {"data": str(tmp_path / "data.yaml"), "split": "train"}
+    dataset = YoloSource({**config, "classes": ["dog", "cow", "cat"]}).read()
+    assert [x["category_id"] for x in dataset.annotations] == [1]
+    assert objects(dataset)[0][1] == "dog"
     with pytest.raises(ValueError) as error:
-        read_yolo({**entry, "classes": ["dog", "cow"]})
+        YoloSource({**config, "classes": ["dog", "cow"]}).read()
     for part in ("data.yaml", "'cat'", "dog, cow", "'classes'"):
         assert part in str(error.value)
 
@@ -148,8 +156,8 @@ def test_images_without_objects_are_counted(tmp_path, caplog):
     caplog.set_level(logging.INFO, "asff")
     write_files(tmp_path, {**ONE_IMAGE, "images/b.png": (10, 10), "images/c.png": (10, 10)})
     write_files(tmp_path, {"labels/c.txt": "\n"})
-    content = read_yolo({"images": str(tmp_path / "images"), "classes": ["cat", "dog"]})
-    assert len(content["images"]) == 3 and len(content["annotations"]) == 1
+    dataset = read_images(tmp_path / "images", "cat", "dog")
+    assert len(dataset.images) == 3 and len(dataset.annotations) == 1
     (message,) = caplog.messages
     assert str(tmp_path / "images") in message and "2 of 3 images have no label file" in message
 
@@ -159,7 +167,7 @@ def test_labels_without_image_are_counted(tmp_path, caplog, source):
     write_files(tmp_path, {**ONE_IMAGE, "list.txt": "images/a.png"})
     for name in ("b", "c", "classes"):
         write_files(tmp_path, {f"labels/{name}.txt": "0 0.5 0.5 1 1"})
-    read_yolo({"images": str(tmp_path / source), "classes": ["cat", "dog"]})
+    read_images(tmp_path / source, "cat", "dog")
     # A list may leave images out.
     assert caplog.messages == (
         []
@@ -173,9 +181,9 @@ def test_unreadable_image_keeps_its_objects(tmp_path):
     write_files(
         tmp_path, {**ONE_IMAGE, "images/b.png": "no image", "labels/b.txt": "0 0.5 0.5 1 1"}
     )
-    content = read_yolo({"images": str(tmp_path / "images"), "classes": ["cat", "dog"]})
-    assert [(x["width"], x["height"]) for x in content["images"]] == [(100, 200), (0, 0)]
-    assert objects(content)[1] == (2, "cat", 0, 0, 0, 0)
+    dataset = read_images(tmp_path / "images", "cat", "dog")
+    assert [(x["width"], x["height"]) for x in dataset.images] == [(100, 200), (0, 0)]
+    assert objects(dataset)[1] == (2, "cat", 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +230,7 @@ def test_bad_lines(tmp_path, line, parts):
     """The message starts with file and line, as editors can jump to it."""
     write_files(tmp_path, {**ONE_IMAGE, "labels/a.txt": f"0 0.5 0.5 1 1\n\n{line}\n"})
     with pytest.raises(ValueError) as error:
-        read_yolo({"images": str(tmp_path / "images"), "classes": ["cat", "dog"]})
+        read_images(tmp_path / "images", "cat", "dog")
     assert str(error.value).startswith(f"{tmp_path}/labels/a.txt:3: ")
     for part in parts:
         assert part in str(error.value)
@@ -246,9 +254,9 @@ def test_bad_lines(tmp_path, line, parts):
 )
 def test_bad_data_yaml(tmp_path, data, parts):
     write_files(tmp_path, {**ONE_IMAGE, "data.yaml": data})
-    entry = {"data": str(tmp_path / "data.yaml"), "split": "train"}
+    config = {"data": str(tmp_path / "data.yaml"), "split": "train"}
     with pytest.raises(ValueError) as error:
-        read_yolo({**entry, "classes": read_yolo_classes(entry)})
+        YoloSource({**config, "classes": YoloSource(config).read_classes()}).read()
     for part in parts:
         assert part.format(root=tmp_path) in str(error.value)
 
@@ -256,7 +264,7 @@ def test_bad_data_yaml(tmp_path, data, parts):
 def test_no_label_file_at_all(tmp_path):
     write_files(tmp_path, {"images/a.png": (10, 10), "images/b.png": (10, 10)})
     with pytest.raises(ValueError) as error:
-        read_yolo({"images": str(tmp_path / "images"), "classes": ["a"]})
+        read_images(tmp_path / "images", "a")
     for part in ("none of the 2 images", f"{tmp_path}/labels/a.txt", f"{tmp_path}/images/a.txt"):
         assert part in str(error.value)
 
@@ -266,4 +274,4 @@ def test_files_that_are_no_text(tmp_path, name):
     write_files(tmp_path, {**ONE_IMAGE, "images.txt": "images/a.png"})
     (tmp_path / name).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=f"{name} cannot be read as text"):
-        read_yolo({"images": str(tmp_path / "images.txt"), "classes": ["a", "b"]})
+        read_images(tmp_path / "images.txt", "a", "b")

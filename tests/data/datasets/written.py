@@ -1,4 +1,4 @@
-"""Writes the content of a COCO file as COCO, VOC and YOLO users lay their data out."""
+"""Write a COCO dict as COCO, VOC and YOLO users lay their data out."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ from PIL import Image
 
 from tests.helpers import detector_cfg
 
-BCCD = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "bccd"
-needs_bccd = pytest.mark.skipif(not BCCD.is_dir(), reason=f"there is no {BCCD}")
-
 
 def cases(names: tuple[str, ...], table: dict[str, tuple]) -> pytest.MarkDecorator:
     """Parametrise a test by a table of named cases."""
@@ -25,7 +22,7 @@ def cases(names: tuple[str, ...], table: dict[str, tuple]) -> pytest.MarkDecorat
 
 
 def write_files(root: Path, files: dict[str, str | tuple[int, int]]) -> None:
-    """Write files: text, or an image of a width and a height."""
+    """Write text files, and images of a width and a height."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,8 +134,8 @@ def content_of(*names: str) -> dict:
     }
 
 
-def without_flat_boxes(content: dict) -> dict:
-    """VOC's corners cannot say that a box has no area."""
+def without_degenerate_boxes(content: dict) -> dict:
+    """Leave out the boxes that the corners of VOC cannot express."""
     annotations = [x for x in content["annotations"] if min(x["bbox"][2:]) > 0]
     return {**content, "annotations": annotations}
 
@@ -150,15 +147,15 @@ def write_config(folder: Path, **keys: object) -> Path:
     return path
 
 
-def below(folder: str, entry: dict) -> dict:
-    """An entry whose paths start one folder higher."""
+def below(folder: str, config: dict) -> dict:
+    """Return a dataset config whose paths start one folder higher."""
     paths = ("annotations", "images", "root", "data")
-    return {key: f"{folder}/{value}" if key in paths else value for key, value in entry.items()}
+    return {key: f"{folder}/{value}" if key in paths else value for key, value in config.items()}
 
 
-def cfg_of(*entries: dict) -> CfgNode:
-    """A config that describes datasets and trains on them."""
+def cfg_of(*configs: dict) -> CfgNode:
+    """Return a config that describes datasets and trains on them."""
     cfg = detector_cfg()
-    cfg.DATASETS.CUSTOM = list(entries)
-    cfg.DATASETS.TRAIN = tuple(entry["name"] for entry in entries)
+    cfg.DATASETS.CUSTOM = list(configs)
+    cfg.DATASETS.TRAIN = tuple(config["name"] for config in configs)
     return cfg

@@ -1,4 +1,4 @@
-"""What a dataset is like, as tables with bars for a terminal.
+"""Tables about a dataset for a terminal: what is wrong with it, and bars for what it contains.
 
 Shape letter: M boxes.
 """
@@ -6,30 +6,70 @@ Shape letter: M boxes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from tabulate import tabulate
 
-from ..data.datasets.content import Content
-from ..data.datasets.inspection import Findings
+from ..analysis.anchor_fit import POOR_IOU, Fit
+from ..analysis.dataset_statistics import DatasetStatistics
+from ..data.boxes import COCO_AREA_LIMITS, COCO_SIZES
+from ..data.datasets import Finding, Inspection
 
 BAR_WIDTH = 30
+INPUT_SIDES = (8, 16, 32, 64, 128, 256)  # limits between sides at the input, in pixels
 
 
-def findings_table(findings: Findings) -> str:
-    """What was found, how often, and the first examples."""
+def inspection_table(inspection: Inspection) -> str:
+    """Format how large a dataset is, and what is wrong with it."""
+    dataset = inspection.dataset
+    title = (
+        f"{inspection.name}: {len(dataset.images)} images, {len(dataset.annotations)} annotations, "
+        f"{len(dataset.categories)} classes"
+    )
+    return f"{title}\n{'=' * len(title)}\n{_findings_table(inspection.findings)}"
+
+
+def _findings_table(findings: Mapping[str, Finding]) -> str:
     rows = []
-    for kind, finding in findings.items():
+    for finding in findings.values():
         more = ["..."] if finding.count > len(finding.examples) else []
         examples = "\n".join([*finding.examples, *more])
-        rows.append((kind.severity, kind.description, finding.count, examples))
+        rows.append((finding.rule.severity, finding.rule.description, finding.count, examples))
     return tabulate(rows, ["", "found", "count", "examples"]) if rows else "Nothing is wrong."
 
 
-def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
-    """Widths and heights of images, in a phrase."""
-    (common, times), *others = Counter(sizes).most_common()
+def statistics_tables(statistics: DatasetStatistics) -> str:
+    """Format the sizes of images and boxes, and the classes, of a dataset with boxes."""
+    counts, sides = statistics.boxes_per_image, np.sqrt(COCO_AREA_LIMITS).astype(int).tolist()
+    names, images, boxes = zip(*statistics.classes)
+    lines = (
+        f"Image sizes: {_describe_sizes(statistics.image_sizes)}.\n"
+        f"Boxes per image: {min(counts)} to {max(counts)}, median {np.median(counts):g}, "
+        f"mean {np.mean(counts):.1f}."
+    )
+    tables = (
+        _histogram({"class": names, "images": images}, boxes),
+        _side_table("side in the image", statistics.boxes, sides, COCO_SIZES),
+        _side_table("side at the input", statistics.input_boxes, INPUT_SIDES),
+    )
+    return "\n\n".join([lines, *tables])
+
+
+def anchor_table(fit: Fit, features: Sequence[str], anchors: Sequence, num_boxes: int) -> str:
+    """Format how well the anchors of each feature fit boxes at the network's input."""
+    sizes = [", ".join(f"{w}x{h}" for w, h in level) for level in anchors]
+    table = _histogram(
+        {"level": features, "anchors": sizes}, [round(share * num_boxes) for share in fit.levels]
+    )
+    return (
+        f"{table}\n\nFit of the anchors: mean best IoU {fit.mean_iou:.3f}; {fit.poor:.1%} of the "
+        f"boxes under {POOR_IOU}. (asff fit-anchors fits them to the boxes.)"
+    )
+
+
+def _describe_sizes(sizes: np.ndarray) -> str:
+    (common, times), *others = Counter(map(tuple, sizes.tolist())).most_common()
     if not others:
         return f"all {common[0]} x {common[1]} pixels"
     low, high = np.min(sizes, axis=0), np.max(sizes, axis=0)
@@ -39,52 +79,38 @@ def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
     )
 
 
-def class_table(content: Content, annotations: Sequence[dict]) -> str:
-    """How many of the annotations, and of the images with them, each class has."""
-    boxes = Counter(annotation["category_id"] for annotation in annotations)
-    pairs = {(annotation["category_id"], annotation["image_id"]) for annotation in annotations}
-    images = Counter(category_id for category_id, _ in pairs)
-    ids = [category["id"] for category in content["categories"]]
-    names = [category["name"] for category in content["categories"]]
-    columns = {"class": names, "images": [images[category_id] for category_id in ids]}
-    return histogram(columns, [boxes[category_id] for category_id in ids])
-
-
-def side_table(
+def _side_table(
     title: str, boxes: np.ndarray, limits: Sequence[int], names: Sequence[str] | None = None
 ) -> str:
-    """How many boxes have a side, that of a square of their area, between each two limits.
+    """Count the boxes (M, 2) by their side, that of a square of their area.
 
     Args:
         title: of the column of sides.
-        boxes: (M, 2), width and height in pixels.
-        limits: in pixels, ascending.
+        limits: between the ranges of sides, in pixels, ascending.
         names: of the ranges, of which there is one more than of limits.
     """
     ranges = [f"{low} to {high}" for low, high in zip(limits, limits[1:])]
     columns = {title: [f"under {limits[0]}", *ranges, f"from {limits[-1]}"]}
     if names is not None:
         columns[""] = names
-    places = np.digitize(np.sqrt(boxes.prod(axis=1)), limits)
-    return histogram(columns, np.bincount(places, minlength=len(limits) + 1).tolist())
+    indices = np.digitize(np.sqrt(boxes.prod(axis=1)), limits)
+    return _histogram(columns, np.bincount(indices, minlength=len(limits) + 1).tolist())
 
 
-def histogram(columns: dict[str, Sequence], counts: Sequence[int]) -> str:
-    """A table with a line for each count of boxes: what is counted, and the count as a bar.
+def _histogram(columns: dict[str, Sequence], counts: Sequence[int]) -> str:
+    """Format counts of boxes, not all 0, as numbers and bars.
 
     Args:
-        columns: title and values of those that say what is counted.
-        counts: not all 0.
+        columns: title and values of the columns that name what is counted.
     """
     rows = [
-        (*labels, count, 100 * count / sum(counts), bar(count / max(counts)))
+        (*labels, count, 100 * count / sum(counts), _bar(count / max(counts)))
         for *labels, count in zip(*columns.values(), counts)
     ]
-    headers = [*columns, "boxes", "%", ""]
     # Names of classes may look like numbers.
-    return tabulate(rows, headers, floatfmt=".1f", disable_numparse=[0])
+    return tabulate(rows, [*columns, "boxes", "%", ""], floatfmt=".1f", disable_numparse=[0])
 
 
-def bar(share: float) -> str:
-    """A bar for a share of the longest one; what is there is seen."""
+def _bar(share: float) -> str:
+    """Draw a bar for a share of the longest one; the least one that is not 0 is visible."""
     return "█" * round(share * BAR_WIDTH) or ("▏" if share else "")

@@ -1,28 +1,46 @@
 """Datasets on disk: their formats, what is wrong with them, and their registration."""
 
 from . import builtin  # noqa: F401 (registers)
+from .catalog import register_custom_datasets, resolve_custom_datasets
 from .classes import (
     check_datasets,
     check_num_classes,
     check_same_classes,
     class_count,
     follow_classes,
+    known_classes,
 )
-from .content import Content, load_content
-from .contents import check_annotations
-from .sources import register_custom_datasets, resolve_custom_datasets
-from .summary import summarize
+from .coco_dataset import CocoDataset, load_dataset
+from .image_files import shared_files
+from .inspection import (
+    Finding,
+    Inspection,
+    check_annotations,
+    inspect_dataset,
+    repair,
+    summarize,
+    usable_annotations,
+)
+from .source import IMAGE_SUFFIXES
 
 __all__ = [
-    "Content",
+    "IMAGE_SUFFIXES",
+    "CocoDataset",
+    "Finding",
+    "Inspection",
     "check_annotations",
     "check_datasets",
     "check_num_classes",
     "check_same_classes",
     "class_count",
     "follow_classes",
-    "load_content",
+    "inspect_dataset",
+    "known_classes",
+    "load_dataset",
     "register_custom_datasets",
+    "repair",
     "resolve_custom_datasets",
+    "shared_files",
     "summarize",
+    "usable_annotations",
 ]

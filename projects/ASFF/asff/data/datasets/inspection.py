@@ -1,63 +1,29 @@
-"""What is wrong with the content of a dataset, found before training stumbles on it.
-
-Boxes are (x, y, w, h) in pixels, sizes (width, height).
-"""
+"""Runs the table of rules: over a dataset, to repair it, and before a training."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
-from enum import Enum
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import Content
-from .file_status import FileStatus
+from detectron2.data import MetadataCatalog
 
-MAX_EXAMPLES = 3  # shown of each kind
-TOLERANCE = 1  # pixels by which a box may reach beyond its image: rounding, or counting from 1
+from .coco_dataset import CocoDataset, load_dataset
+from .dataset_index import DatasetIndex
+from .image_files import ImageFile, examine_files
+from .rules import ERROR, EVALUATION, RULES, SEVERITIES, TRAINING, Rule, violations
 
-
-class Kind(Enum):
-    """What may be found: its severity, and a description.
-
-    An error stops training or evaluation, or loses labels; a warning spoils results; a note is to
-    be known.
-    """
-
-    MISSING = "error", "images whose file does not exist"
-    UNREADABLE = "error", "images whose file cannot be read"
-    WRONG_SIZE = "error", "images of another size than stated"
-    IMAGE_ID = "error", "images with the id of another"
-    SAME_FILE = "error", "images with the file of another"
-    CATEGORY = "error", "categories with the id or name of another"
-    UNKNOWN_IMAGE = "error", "annotations of unknown images"
-    UNKNOWN_CATEGORY = "error", "annotations of unknown categories"
-    ANNOTATION_ID = "error", "annotations without an id of their own"
-    INCOMPLETE = "error", "annotations that lack 'area' or 'iscrowd'"
-    NO_OUTLINE = "error", "boxes with a segmentation that has no outline"
-    NO_BOX = "error", "boxes that are not four finite numbers"
-    NO_AREA = "error", "boxes without area"
-    OUTSIDE = "error", "boxes outside their image"
-    BEYOND = "warning", "boxes that reach beyond their image"
-    SAME_BOX = "warning", "boxes that repeat another"
-    CROWD = "note", "crowd boxes, not trained on"
-    EMPTY_IMAGE = "note", "images without objects"
-    EMPTY_CLASS = "note", "classes without objects"
-
-    @property
-    def severity(self) -> str:
-        return self.value[0]
-
-    @property
-    def description(self) -> str:
-        return self.value[1]
+MAX_EXAMPLES = 3  # shown of each rule
 
 
 @dataclass
 class Finding:
-    """How often a kind was found, and where first."""
+    """How often a rule is broken, and where first."""
 
+    rule: Rule
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
@@ -67,184 +33,182 @@ class Finding:
             self.examples.append(example)
 
 
-Findings = dict[Kind, Finding]
+@dataclass(frozen=True)
+class Inspection:
+    """A dataset by name, the status of its image files, and what is wrong with it."""
+
+    name: str
+    dataset: CocoDataset
+    files: dict[str, ImageFile]
+    findings: dict[str, Finding]
+
+    @property
+    def num_errors(self) -> int:
+        return sum(x.count for x in self.findings.values() if x.rule.severity == ERROR)
 
 
-def inspect(content: Content, files: dict[str, FileStatus]) -> Findings:
+def inspect_dataset(name: str, *, opened: bool) -> Inspection:
+    """Read a registered dataset and find what is wrong with it; ``opened``: with its images."""
+    dataset = load_dataset(name)
+    files = examine_files(dataset, opened=opened)
+    return Inspection(name, dataset, files, inspect(dataset, files))
+
+
+def inspect(dataset: CocoDataset, files: dict[str, ImageFile]) -> dict[str, Finding]:
     """Find what is wrong with a dataset.
 
     Args:
         files: status of the image files, by ``file_name``.
 
     Returns:
-        What was found, in the order of :class:`Kind`. Of the faults that :func:`annotation_fault`
-        knows, an annotation counts for the first alone.
+        What was found by name of the rule, errors first. Of the rules that drop an item, it counts
+        for the first alone.
     """
-    found = defaultdict(Finding)
-    inspect_images(content, files, found)
-    inspect_annotations(content, files, found)
-    inspect_categories(content, found)
-    return {kind: found[kind] for kind in Kind if kind in found}
+    index, found = DatasetIndex(dataset, files), {}
+    for part in RULES:
+        for item in getattr(dataset, part):
+            for rule, fault in violations(part, item, index):
+                finding = found.setdefault(rule.name, Finding(rule))
+                finding.add(index.label(part, item) + fault)
+    rules = sorted(
+        (rule for rules in RULES.values() for rule in rules),
+        key=lambda rule: SEVERITIES.index(rule.severity),
+    )
+    return {rule.name: found[rule.name] for rule in rules if rule.name in found}
 
 
-def inspect_images(content: Content, files: dict[str, FileStatus], found: Findings) -> None:
-    ids: dict[Any, str] = {}
-    paths: dict[str, Any] = {}
-    annotated = {annotation["image_id"] for annotation in content["annotations"]}
-    for image in content["images"]:
-        file = files[image["file_name"]]
-        label = f"{image['file_name']} (image {image['id']!r})"
-        if file.missing:
-            found[Kind.MISSING].add(f"{label}: {file.path}")
-        if file.damage:
-            found[Kind.UNREADABLE].add(f"{label}: {file.damage}")
-        stated, size = (image.get("width"), image.get("height")), image_size(image, file)
-        if stated != size:
-            actual = "no size" if size is None else f"the file has {size[0]} x {size[1]}"
-            found[Kind.WRONG_SIZE].add(f"{label}: stated {stated[0]} x {stated[1]}, {actual}")
-        if image["id"] in ids:
-            found[Kind.IMAGE_ID].add(f"{label}: also {ids[image['id']]}")
-        elif file.path in paths:
-            found[Kind.SAME_FILE].add(f"{label}: also image {paths[file.path]!r}")
-        if image["id"] not in annotated:
-            found[Kind.EMPTY_IMAGE].add(label)
-        ids.setdefault(image["id"], image["file_name"])
-        paths.setdefault(file.path, image["id"])
+def usable_annotations(
+    dataset: CocoDataset, files: dict[str, ImageFile]
+) -> tuple[list[dict], dict[Any, tuple[int, int]]]:
+    """List what can be trained on.
 
-
-def inspect_annotations(content: Content, files: dict[str, FileStatus], found: Findings) -> None:
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    sizes = image_sizes(content, files)
-    categories = {category["id"] for category in content["categories"]}
-    ids, boxes = set(), set()
-    for annotation in content["annotations"]:
-        own_id, image_id = annotation.get("id"), annotation["image_id"]
-        faults = []
-        if own_id is None or own_id in ids:
-            faults.append(Kind.ANNOTATION_ID)
-        ids.add(own_id)
-        if not is_complete(annotation):
-            faults.append(Kind.INCOMPLETE)
-        if not has_outline(annotation):
-            faults.append(Kind.NO_OUTLINE)
-        if annotation.get("iscrowd"):
-            faults.append(Kind.CROWD)
-        fault = annotation_fault(annotation, sizes, categories)
-        if fault is not None:
-            faults.append(fault)
-        if fault in (None, Kind.BEYOND):
-            key = box_key(annotation)
-            if key in boxes:
-                faults.append(Kind.SAME_BOX)
-            boxes.add(key)
-        for kind in faults:
-            label = f"{names.get(image_id, f'image {image_id!r}')}: annotation {own_id!r}"
-            found[kind].add(f"{label}, {describe(kind, annotation, sizes)}")
-
-
-def describe(kind: Kind, annotation: dict, sizes: dict) -> str:
-    """The values of an annotation that are at fault."""
-    if kind is Kind.UNKNOWN_CATEGORY:
-        return f"category {annotation['category_id']!r}"
-    if kind is Kind.INCOMPLETE:
-        return f"area {annotation.get('area')}, iscrowd {annotation.get('iscrowd')}"
-    if kind in (Kind.OUTSIDE, Kind.BEYOND):
-        width, height = sizes[annotation["image_id"]]
-        return f"box {annotation['bbox']} in {width} x {height}"
-    return f"box {annotation.get('bbox')}"
-
-
-def inspect_categories(content: Content, found: Findings) -> None:
-    ids = Counter(category["id"] for category in content["categories"])
-    names = Counter(category["name"] for category in content["categories"])
-    used = {annotation["category_id"] for annotation in content["annotations"]}
-    for category in content["categories"]:
-        label = f"{category['name']} (category {category['id']!r})"
-        if ids[category["id"]] > 1 or names[category["name"]] > 1:
-            found[Kind.CATEGORY].add(label)
-        if category["id"] not in used:
-            found[Kind.EMPTY_CLASS].add(label)
-
-
-def image_size(image: dict, file: FileStatus) -> tuple[int, int] | None:
-    """Size of the file where it was opened, else the stated one; None where that is no size."""
-    if file.size is not None:
-        return file.size
-    stated = image.get("width"), image.get("height")
-    return stated if all(is_number(side) and side > 0 for side in stated) else None
-
-
-def image_sizes(
-    content: Content, files: dict[str, FileStatus]
-) -> dict[Any, tuple[int, int] | None]:
-    """:func:`image_size` of all images, by id."""
-    return {x["id"]: image_size(x, files[x["file_name"]]) for x in content["images"]}
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a number, and finite."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def is_complete(annotation: dict) -> bool:
-    """Whether it has what the evaluation needs beside the box."""
-    return is_number(annotation.get("area")) and annotation.get("iscrowd") in (0, 1)
-
-
-def has_outline(annotation: dict) -> bool:
-    """Whether its segmentation, if there is one, is a mask or has three points.
-
-    Detectron2 leaves out others, their boxes too.
+    Returns:
+        The annotations that are no crowds, that no error drops, and whose images have a known
+        size; and the known sizes by image id.
     """
-    segmentation = annotation.get("segmentation")
-    if not segmentation or isinstance(segmentation, dict):
-        return True
-    return any(len(points) >= 6 and len(points) % 2 == 0 for points in segmentation)
+    index = DatasetIndex(dataset, files)
+    sizes = {image_id: size for image_id, size in index.sizes.items() if size is not None}
+    annotations = [
+        annotation
+        for annotation in dataset.annotations
+        if annotation["image_id"] in sizes
+        and not annotation.get("iscrowd")
+        and not any(rule.unusable for rule, _ in violations("annotations", annotation, index))
+    ]
+    return annotations, sizes
 
 
-def annotation_fault(annotation: dict, sizes: dict, categories: set) -> Kind | None:
-    """What is wrong with the image, the category or else the box of an annotation; None if nothing.
+def repair(dataset: CocoDataset, files: dict[str, ImageFile]) -> tuple[CocoDataset, Counter[str]]:
+    """Drop what cannot be used, correct what can; nothing in the copy is an error.
 
     Args:
-        sizes: of the images by id, None where not known.
-        categories: their ids.
+        dataset: stays as it is.
+        files: status of the image files, which have been opened, by ``file_name``.
+
+    Returns:
+        The cleaned copy, and how often each change was made.
+
+    Raises:
+        ValueError: categories share an id or a name, or no image is left.
     """
-    if annotation["image_id"] not in sizes:
-        return Kind.UNKNOWN_IMAGE
-    if annotation["category_id"] not in categories:
-        return Kind.UNKNOWN_CATEGORY
-    return box_fault(annotation.get("bbox"), sizes[annotation["image_id"]])
-
-
-def box_fault(box: Any, size: tuple[int, int] | None) -> Kind | None:
-    """NO_BOX, NO_AREA, OUTSIDE, BEYOND or None. ``size`` is that of the image, None if unknown."""
-    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(map(is_number, box)):
-        return Kind.NO_BOX
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        return Kind.NO_AREA
-    if size is None:
-        return None
-    width, height = size
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        return Kind.OUTSIDE
-    return Kind.BEYOND if min(x, y, width - x - w, height - y - h) < -TOLERANCE else None
-
-
-def box_key(annotation: dict) -> tuple:
-    """Equal for equal boxes of a class in an image."""
-    return annotation["image_id"], annotation["category_id"], *annotation["bbox"]
-
-
-def usable_annotations(content: Content, files: dict[str, FileStatus]) -> list[dict]:
-    """Those that can be trained on: in an image of known size, no crowds, not at fault unless they
-    reach beyond their image."""
-    sizes = image_sizes(content, files)
-    sizes = {image_id: size for image_id, size in sizes.items() if size is not None}
-    categories = {category["id"] for category in content["categories"]}
-    return [
-        annotation
-        for annotation in content["annotations"]
-        if annotation_fault(annotation, sizes, categories) in (None, Kind.BEYOND)
-        and not annotation.get("iscrowd")
+    changes: Counter[str] = Counter()
+    index = DatasetIndex(dataset, files)
+    _fix("categories", dataset.categories, index, changes)
+    images = _fix("images", dataset.images, index, changes)
+    if not images:
+        raise ValueError(
+            f"Of {len(dataset.images)} images none would be left. Is the image folder right?"
+        )
+    merged = index.merged_images
+    dropped = index.sizes.keys() - merged.keys() - {image["id"] for image in images}
+    annotations = [
+        {**x, "image_id": merged.get(x["image_id"], x["image_id"])}
+        for x in dataset.annotations
+        if x["image_id"] not in dropped
     ]
+    if lost := len(dataset.annotations) - len(annotations):
+        changes["dropped annotations of dropped images"] = lost
+    cleaned = replace(dataset, images=images, annotations=annotations)
+    annotations = _fix("annotations", annotations, DatasetIndex(cleaned, files), changes)
+    return replace(cleaned, annotations=annotations), changes
+
+
+def _fix(part: str, items: list[dict], index: DatasetIndex, changes: Counter[str]) -> list[dict]:
+    """Return fixed copies of the items to keep, and count the changes."""
+    kept = []
+    for item in map(dict, items):
+        dropped = False
+        # A fix may mend what a later rule looks at.
+        for rule in RULES[part]:
+            if rule.fix and not dropped and rule.find(item, index) is not None:
+                changes[f"{rule.fix(item, index)} {rule.description}"] += 1
+                dropped = rule.drops
+        if not dropped:
+            kept.append(item)
+    return kept
+
+
+def check_annotations(names: Sequence[str], key: str) -> None:
+    """Check the annotations of datasets before a training, without opening their images.
+
+    Args:
+        names: of registered datasets. Those that come from Python code are left out.
+        key: of the config, DATASETS.TRAIN or DATASETS.TEST, that names them.
+
+    Raises:
+        ValueError: annotations cannot be read, or would end a training or its evaluation later.
+    """
+    fatal = (TRAINING, EVALUATION) if key == "DATASETS.TEST" else (TRAINING,)
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("evaluator_type") != "coco" or "://" in metadata.get("json_file", ""):
+            continue
+        try:
+            findings = inspect_dataset(name, opened=False).findings
+        except ValueError as error:
+            raise ValueError(f"{key} names the dataset '{name}': {error}") from error
+        for finding in findings.values():
+            if finding.rule.fatal in fatal:
+                raise ValueError(
+                    f"{key} names the dataset '{name}', which has {finding.rule.description} "
+                    f"({finding.count}), as {finding.examples[0]}. asff check-data lists what is "
+                    "wrong, and can write a cleaned copy."
+                )
+
+
+def summarize(dataset_dicts: Sequence[dict]) -> list[tuple[int, str]]:
+    """Count what there is to train on, and what of it will not be used; no image is opened.
+
+    Returns:
+        Lines for the log, each with its level.
+
+    Raises:
+        ValueError: not one of the image files exists.
+    """
+    dataset = CocoDataset.from_dataset_dicts(dataset_dicts)
+    files = examine_files(dataset, opened=False)
+    findings = inspect(dataset, files)
+    counts = Counter({name: finding.count for name, finding in findings.items()})
+    line = (
+        f"Training data: {len(dataset.images)} images with {len(dataset.annotations)} objects; "
+        f"{counts['empty_image']} images without objects, {counts['crowd_box']} crowd boxes (not "
+        "used)."
+    )
+    lines = [(logging.INFO, line)]
+    for rule in RULES["annotations"]:
+        if rule.unusable and counts[rule.name]:
+            line = f"Not used: {rule.description} ({counts[rule.name]})."
+            lines.append((logging.WARNING, line))
+    missing = [name for name, file in files.items() if file.missing]
+    names = ", ".join(missing[:MAX_EXAMPLES]) + (", ..." if len(missing) > MAX_EXAMPLES else "")
+    if missing and len(missing) == len(files):
+        raise ValueError(
+            f"None of the {len(missing)} image files exists, for example in "
+            f"'{os.path.dirname(missing[0])}': {names}. Correct the image folder of the dataset, "
+            "or set the environment variable DETECTRON2_DATASETS."
+        )
+    if missing:
+        advice = "asff check-data --fix writes annotations without them"
+        line = f"{len(missing)} image files do not exist ({advice}): {names}"
+        lines.append((logging.WARNING, line))
+    return lines

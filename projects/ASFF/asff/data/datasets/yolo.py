@@ -1,192 +1,158 @@
-"""Datasets in the format of YOLO: a text file for each image, with a line for each object.
-
-Described by a ``data.yaml`` as Ultralytics has it, or by a folder or list of images and the names
-of the classes, as darknet has it.
-"""
+"""Datasets in the format of YOLO: a text file for each image, with a line for each object."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
-from .content import Content
-from .files import IMAGE_SUFFIXES, find_files, read_lines
+from .coco_dataset import CocoDataset
 from .image_sizes import read_image_sizes
+from .source import IMAGE_SUFFIXES, DatasetSource, find_files, read_lines
 
-# Coordinates count from 0 to 1 over the image. Boxes may reach out a little, but what lies beyond
+# Coordinates range from 0 to 1 over the image. Boxes may reach out a little, but what lies beyond
 # these was not divided by the image's size.
 LOWEST, HIGHEST = -0.5, 1.5
 
 
-def read_yolo_classes(entry: dict) -> list[str]:
-    """The names of ``data.yaml``, by class number."""
-    return data_names(Path(entry["data"]), read_data_yaml(entry))
+class YoloSource(DatasetSource):
+    """A ``data.yaml`` as Ultralytics has it, and one of its splits."""
 
+    usage = "data and split, or images and classes"
+    required = ("data", "split")
+    paths = ("data",)
 
-def read_yolo(entry: dict) -> Content:
-    """Read the dataset.
+    def read_classes(self) -> list[str]:
+        """Read ``names``, a list or with the class numbers as keys."""
+        path, data = self.config["data"], self._read_data()
+        names = data.get("names")
+        if isinstance(names, dict):
+            if set(names) != set(range(len(names))):
+                raise ValueError(
+                    f"{path}: 'names' has the numbers {', '.join(map(str, names))}, but they must "
+                    f"be 0 to {len(names) - 1}."
+                )
+            names = [names[i] for i in range(len(names))]
+        if not isinstance(names, list) or not names:
+            raise ValueError(f"{path}: 'names' must list the names of the classes.")
+        if "nc" in data and data["nc"] != len(names):
+            raise ValueError(f"{path}: 'nc' is {data['nc']}, but 'names' has {len(names)} names.")
+        return names
 
-    Args:
-        entry: of ``DATASETS.CUSTOM``, with absolute paths and ``classes``.
-
-    Returns:
-        The content of a COCO file. An image that cannot be read has the size 0.
-
-    Raises:
-        ValueError: naming the malformed file and line.
-    """
-    ids = category_ids(entry)
-    sources = image_sources(entry)
-    files = [file for source in sources for file in listed_images(source)]
-    if not files:
-        raise ValueError(f"there are no images in {', '.join(map(str, sources))}.")
-    labels = [label_file(file, entry) for file in files]
-    if not any(labels):
-        raise ValueError(
-            f"none of the {len(files)} images has a label file. Of '{files[0]}' it was looked for "
-            f"at {' and '.join(map(str, label_places(files[0], entry)))}."
-        )
-    if all(source.is_dir() for source in sources):  # a list is there to leave images out
-        report_unused([label for label in labels if label])
-    images, annotations = [], []
-    sizes = read_image_sizes([str(file) for file in files])
-    for image_id, (file, label, size) in enumerate(zip(files, labels, sizes), start=1):
-        width, height = size or (0, 0)
-        images.append({"id": image_id, "file_name": str(file), "height": height, "width": width})
-        for index, (cx, cy, w, h) in read_labels(label, len(ids)) if label else ():
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": ids[index],
-                    "bbox": [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height],
-                    "area": w * width * h * height,
-                    "iscrowd": 0,
-                }
-            )
-    empty = len(images) - len({x["image_id"] for x in annotations})
-    if empty:
-        logging.getLogger("asff").info(
-            f"{os.path.commonpath(files)}: {empty} of {len(images)} images have no label file or "
-            "an empty one: they are without objects."
-        )
-    categories = [{"id": i, "name": name} for i, name in enumerate(entry["classes"], start=1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def category_ids(entry: dict) -> list[int]:
-    """For each class number of the label files, the place of its name in ``classes``, from 1."""
-    classes = entry["classes"]
-    names = read_yolo_classes(entry) if "data" in entry else classes
-    for name in names:
-        if name not in classes:
+    def read(self) -> CocoDataset:
+        indices, places = self._class_indices(), self._image_places()
+        files = [file for place in places for file in _listed_images(place)]
+        if not files:
+            raise ValueError(f"there are no images in {', '.join(map(str, places))}.")
+        labels = [next(filter(Path.is_file, self._label_places(file)), None) for file in files]
+        if not any(labels):
             raise ValueError(
-                f"{entry['data']}: the class '{name}' is not one of 'classes' "
-                f"({', '.join(classes)}). Correct it, or add it to the key 'classes'."
+                f"none of the {len(files)} images has a label file. Of '{files[0]}' it was looked "
+                f"for at {' and '.join(map(str, self._label_places(files[0])))}."
             )
-    return [classes.index(name) + 1 for name in names]
+        if all(place.is_dir() for place in places):  # a list may leave images out
+            _report_unused([label for label in labels if label])
+        names = list(map(str, files))
+        sizes = read_image_sizes(names)
+        objects = [_read_label(label, indices, size) for label, size in zip(labels, sizes)]
+        dataset = CocoDataset.from_objects(zip(names, sizes, objects), self.config["classes"])
+        if empty := len(files) - len({x["image_id"] for x in dataset.annotations}):
+            logging.getLogger("asff").info(
+                f"{os.path.commonpath(files)}: {empty} of {len(files)} images have no label file "
+                "or an empty one: they are without objects."
+            )
+        return dataset
 
+    def _read_data(self) -> dict:
+        path = Path(self.config["data"])
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(data, dict):
+            raise ValueError(f"{path} holds no KEY: VALUE pairs.")
+        return data
 
-def read_data_yaml(entry: dict) -> dict:
-    path = Path(entry["data"])
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no KEY: VALUE pairs.")
-    return content
+    def _class_indices(self) -> list[int]:
+        """List for each class number of the label files the index of its name in ``classes``."""
+        names, classes = self.read_classes(), self.config["classes"]
+        for name in names:
+            if name not in classes:
+                raise ValueError(
+                    f"{self.config['data']}: the class '{name}' is not one of 'classes' "
+                    f"({', '.join(classes)}). Correct it, or add it to the key 'classes'."
+                )
+        return [classes.index(name) for name in names]
 
-
-def data_names(path: Path, content: dict) -> list[str]:
-    """Class names of a ``data.yaml``, where they are a list or have their numbers as keys."""
-    names = content.get("names")
-    if isinstance(names, dict):
-        if set(names) != set(range(len(names))):
+    def _image_places(self) -> list[Path]:
+        """List the folders and lists of images that ``data.yaml`` names for the split."""
+        path, split, data = Path(self.config["data"]), self.config["split"], self._read_data()
+        value = data.get(split)
+        if not value:
+            splits = ", ".join(key for key in ("train", "val", "test") if data.get(key))
             raise ValueError(
-                f"{path}: 'names' has the numbers {', '.join(map(str, names))}, but they must be "
-                f"0 to {len(names) - 1}."
+                f"split is '{split}', which {path} does not have. Splits there: {splits or 'none'}."
             )
-        names = [names[i] for i in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise ValueError(f"{path}: 'names' must list the names of the classes.")
-    if "nc" in content and content["nc"] != len(names):
-        raise ValueError(f"{path}: 'nc' is {content['nc']}, but 'names' has {len(names)} names.")
-    return names
+        root = path.parent / os.path.expanduser(str(data.get("path") or ""))
+        places = []
+        for item in value if isinstance(value, list) else [value]:
+            place = root / os.path.expanduser(str(item))
+            # Some programs write paths from a folder beside data.yaml: ../train/images.
+            places.append(place if place.exists() else root / str(item).removeprefix("../"))
+            if not places[-1].exists():
+                raise ValueError(f"{path}: {split} is '{item}', but '{place}' does not exist.")
+        return [Path(os.path.normpath(place)) for place in places]
+
+    def _label_places(self, image: Path) -> list[Path]:
+        """List the places where the label file of an image may be.
+
+        First that in the folder ``labels`` beside the last folder ``images`` of the path.
+        """
+        beside = image.with_suffix(".txt")
+        before, found, after = str(beside).rpartition("/images/")
+        return [Path(f"{before}/labels/{after}"), beside] if found else [beside]
 
 
-def image_sources(entry: dict) -> list[Path]:
-    """Folders and lists of the images."""
-    if "data" not in entry:
-        return [Path(entry["images"])]
-    return data_sources(Path(entry["data"]), read_data_yaml(entry), entry["split"])
+class YoloWithoutData(YoloSource):
+    """A folder or list of images and the names of the classes, as darknet has it."""
+
+    required = ("images", "classes")
+    optional = ("labels",)
+    paths = ("images", "labels")
+
+    def _class_indices(self) -> list[int]:
+        return list(range(len(self.config["classes"])))
+
+    def _image_places(self) -> list[Path]:
+        return [Path(self.config["images"])]
+
+    def _label_places(self, image: Path) -> list[Path]:
+        if "labels" not in self.config:
+            return super()._label_places(image)
+        label, images = image.with_suffix(".txt"), Path(self.config["images"])
+        inside = label.relative_to(images) if images.is_dir() else label.name
+        return [Path(self.config["labels"], inside)]
 
 
-def data_sources(path: Path, content: dict, split: str) -> list[Path]:
-    """Folders and lists of images that ``data.yaml`` names for a split."""
-    value = content.get(split)
-    if not value:
-        splits = [key for key in ("train", "val", "test") if content.get(key)]
-        raise ValueError(
-            f"split is '{split}', which {path} does not have. Splits there: "
-            f"{', '.join(splits) or 'none'}."
-        )
-    root = path.parent / os.path.expanduser(str(content.get("path") or ""))
-    sources = []
-    for item in value if isinstance(value, list) else [value]:
-        source = root / os.path.expanduser(str(item))
-        # Some programs write paths from a folder beside data.yaml: ../train/images.
-        sources.append(source if source.exists() else root / str(item).removeprefix("../"))
-        if not sources[-1].exists():
-            raise ValueError(f"{path}: {split} is '{item}', but '{source}' does not exist.")
-    return [Path(os.path.normpath(source)) for source in sources]
-
-
-def listed_images(source: Path) -> list[Path]:
-    """The images of a folder by path, or those of a list.
+def _listed_images(place: Path) -> list[Path]:
+    """List the images of a folder by path, or those of a text file.
 
     Its paths start at its folder, or, as darknet has them, at one of those above: where the first
     image is.
     """
-    if source.is_dir():
-        return find_files(source, IMAGE_SUFFIXES)
-    lines = [line for _, line in read_lines(source)]
-    starts = [folder for folder in source.parents if lines and (folder / lines[0]).is_file()]
-    start = starts[0] if starts else source.parent
+    if place.is_dir():
+        return find_files(place, IMAGE_SUFFIXES)
+    lines = [line for _, line in read_lines(place)]
+    starts = [folder for folder in place.parents if lines and (folder / lines[0]).is_file()]
+    start = starts[0] if starts else place.parent
     return [Path(os.path.normpath(start / line)) for line in lines]
 
 
-def label_file(image: Path, entry: dict) -> Path | None:
-    """The label file of an image, where there is one."""
-    return next((place for place in label_places(image, entry) if place.is_file()), None)
-
-
-def label_places(image: Path, entry: dict) -> list[Path]:
-    """Where the label file of an image may be.
-
-    In the folder ``labels``, if the entry names one; else in that beside the last folder
-    ``images`` of the path, or beside the image.
-    """
-    beside = image.with_suffix(".txt")
-    if "labels" in entry:
-        images = Path(entry["images"])
-        inside = beside.relative_to(images) if images.is_dir() else beside.name
-        return [Path(entry["labels"], inside)]
-    before, found, after = str(beside).rpartition("/images/")
-    return [Path(f"{before}/labels/{after}"), beside] if found else [beside]
-
-
-def read_labels(path: Path, num_classes: int) -> list[tuple[int, Sequence[float]]]:
-    """Class number and normalised box (centre x, centre y, width, height) of each object."""
-    return [parse_label(line, f"{path}:{number}", num_classes) for number, line in read_lines(path)]
-
-
-def report_unused(labels: Sequence[Path]) -> None:
+def _report_unused(labels: Sequence[Path]) -> None:
     """Warn of text files beside the label files whose images are missing."""
     folders = {label.parent for label in labels}
     beside = {path for folder in folders for path in folder.glob("*.txt")}
@@ -197,8 +163,22 @@ def report_unused(labels: Sequence[Path]) -> None:
         )
 
 
+def _read_label(
+    path: Path | None, indices: Sequence[int], size: tuple[int, int] | None
+) -> Iterator[tuple]:
+    """Yield class index, box in pixels and iscrowd of each object of an image."""
+    width, height = size or (0, 0)
+    for number, line in read_lines(path) if path else ():
+        index, (cx, cy, w, h) = parse_label(line, f"{path}:{number}", len(indices))
+        box = (cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height
+        yield indices[index], box, 0
+
+
 def parse_label(line: str, where: str, num_classes: int) -> tuple[int, Sequence[float]]:
-    """A line ``class cx cy w h``, or ``class x1 y1 x2 y2 x3 y3 ...`` with the points of an outline.
+    """Parse a line ``class cx cy w h``, or ``class x1 y1 x2 y2 x3 y3 ...`` with an outline.
+
+    Returns:
+        Class number, and the box (or that around the outline) as centre x, centre y, width, height.
 
     Raises:
         ValueError: naming the place, the value, and what it must be.
@@ -214,7 +194,7 @@ def parse_label(line: str, where: str, num_classes: int) -> tuple[int, Sequence[
             f"{where}: {len(rest)} values follow the class. There must be 4 (centre x, centre y, "
             "width, height), or x and y of 3 or more points."
         )
-    values = [parse_coordinate(text, where) for text in rest]
+    values = [_parse_coordinate(value, where) for value in rest]
     if len(values) == 4:
         if min(values[2:]) < 0:
             raise ValueError(f"{where}: width and height are {rest[2]} and {rest[3]}: negative.")
@@ -224,14 +204,14 @@ def parse_label(line: str, where: str, num_classes: int) -> tuple[int, Sequence[
     return int(first), ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
 
 
-def parse_coordinate(text: str, where: str) -> float:
+def _parse_coordinate(value: str, where: str) -> float:
     try:
-        value = float(text)
+        number = float(value)
     except ValueError:
-        value = math.nan
-    if not LOWEST <= value <= HIGHEST:  # nor is nan
+        number = math.nan
+    if not LOWEST <= number <= HIGHEST:  # nor is nan
         raise ValueError(
-            f"{where}: '{text}' is not a coordinate from 0 to 1. Divide pixels by the width or "
+            f"{where}: '{value}' is not a coordinate from 0 to 1. Divide pixels by the width or "
             "height of the image."
         )
-    return value
+    return number

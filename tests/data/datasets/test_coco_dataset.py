@@ -1,4 +1,4 @@
-"""Reading the content of a dataset, and what is said of files that are none."""
+"""The dataset type: reading and writing COCO files, and Detectron2's dataset dicts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
 
-from asff.data.datasets.content import load_content, read_content
+from asff.data.datasets import CocoDataset, load_dataset
 
 CONTENT = {
     "images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 6}],
@@ -21,46 +22,66 @@ CONTENT = {
 @pytest.fixture
 def name() -> Iterator[str]:
     """Of a dataset with metadata, but for this test alone."""
-    yield "content_of_a_test"
-    MetadataCatalog.pop("content_of_a_test", None)
+    yield "dataset_of_a_test"
+    MetadataCatalog.pop("dataset_of_a_test", None)
 
 
 def test_json_file(tmp_path: Path, name: str):
     path = tmp_path / "train.json"
-    path.write_text(json.dumps(CONTENT))
+    path.write_text(json.dumps({**CONTENT, "info": {"year": 2020}}))
     MetadataCatalog.get(name).set(json_file=str(path), image_root="some/images")
-    assert load_content(name) == (CONTENT, "some/images")
-
-
-def test_other_formats_read_themselves(name: str):
-    MetadataCatalog.get(name).set(load_content=lambda: CONTENT, image_root="some/images")
-    assert load_content(name) == (CONTENT, "some/images")
-
-
-def test_absolute_file_names_need_no_folder(name: str):
-    MetadataCatalog.get(name).set(load_content=lambda: CONTENT)
-    assert load_content(name) == (CONTENT, "")
+    dataset = load_dataset(name)
+    assert dataset == CocoDataset(
+        **CONTENT, image_root="some/images", other={"info": {"year": 2020}}
+    )
+    dataset.write(tmp_path / "copy.json")
+    assert json.loads((tmp_path / "copy.json").read_text()) == json.loads(path.read_text())
 
 
 def test_datasets_of_python_code_are_refused(name: str):
     MetadataCatalog.get(name).set(thing_classes=["cell"])
     with pytest.raises(ValueError, match=f"'{name}' comes from Python code.* COCO, VOC or YOLO"):
-        load_content(name)
+        load_dataset(name)
 
 
 def test_test_images_need_no_annotations(tmp_path: Path):
     path = tmp_path / "image_info.json"
     path.write_text(json.dumps({key: CONTENT[key] for key in ("images", "categories")}))
-    assert read_content(str(path)) == {**CONTENT, "annotations": []}
+    assert CocoDataset.read(path) == CocoDataset(**{**CONTENT, "annotations": []})
 
 
 def test_missing_file(tmp_path: Path):
     with pytest.raises(ValueError, match=r"gone\.json cannot be read: No such file"):
-        read_content(str(tmp_path / "gone.json"))
+        CocoDataset.read(tmp_path / "gone.json")
+
+
+def test_dataset_dicts():
+    """Classes are in the order of the category ids, file names below the image folder."""
+    boxes = [{"image_id": 5, "bbox": [1, 2, 3, 4], "iscrowd": i, "area": 12} for i in range(2)]
+    dataset = CocoDataset(
+        images=[{"id": 5, "file_name": "a.png", "height": 40, "width": 60}],
+        annotations=[{**boxes[0], "category_id": 9}, {**boxes[1], "category_id": 4}],
+        categories=[{"id": 9, "name": "nut"}, {"id": 4, "name": "bolt"}],
+        image_root="folder",
+    )
+    assert dataset.class_names == ["bolt", "nut"]
+    keys = {"bbox": [1, 2, 3, 4], "bbox_mode": BoxMode.XYWH_ABS}
+    assert dataset.dataset_dicts("parts") == [
+        {
+            "file_name": "folder/a.png",
+            "height": 40,
+            "width": 60,
+            "image_id": 5,
+            "annotations": [
+                {"category_id": 1, "iscrowd": 0, **keys},
+                {"category_id": 0, "iscrowd": 1, **keys},
+            ],
+        }
+    ]
 
 
 def changed(key: str, **values: object) -> str:
-    """The content with an entry of the list ``key`` changed; a value of None removes its key."""
+    """Return the file with an item of the list ``key`` changed; a value of None removes its key."""
     entry = {k: v for k, v in {**CONTENT[key][0], **values}.items() if v is not None}
     return json.dumps({**CONTENT, key: [entry]})
 
@@ -78,17 +99,20 @@ def changed(key: str, **values: object) -> str:
             json.dumps({**CONTENT, "images": [CONTENT["images"][0], 7]}),
             "images[1] is 7, but must be an object with id, file_name.",
         ),
-        (changed("images", id=[3]), "images[0] has 'id' [3]: it must be a whole number or a text."),
-        (changed("images", file_name=None), "images[0] has no 'file_name': it must be a text."),
+        (
+            changed("images", id=[3]),
+            "images[0] has 'id' [3]: it must be a whole number or a",
+        ),
+        (changed("images", file_name=None), "images[0] has no 'file_name': it must be a string."),
         (changed("annotations", image_id=None), "annotations[0] has no 'image_id': it must be "),
         (changed("annotations", category_id=1.5), "annotations[0] has 'category_id' 1.5: it must"),
-        (changed("annotations", id=[3]), "has 'id' [3]: it must be a whole number or a text or "),
-        (changed("categories", name=3), "categories[0] has 'name' 3: it must be a text."),
+        (changed("annotations", id=[3]), "has 'id' [3]: it must be a whole number or a string or "),
+        (changed("categories", name=3), "categories[0] has 'name' 3: it must be a string."),
     ],
 )
 def test_malformed_files(tmp_path: Path, text: str | bytes, message: str):
     path = tmp_path / "train.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError) as error:
-        read_content(str(path))
+        CocoDataset.read(path)
     assert str(error.value).startswith(str(path)) and message in str(error.value)

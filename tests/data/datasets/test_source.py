@@ -1,10 +1,10 @@
-"""Finding files and reading lists."""
+"""What the formats share: finding files and reading lists."""
 
 from __future__ import annotations
 
 import pytest
 
-from asff.data.datasets.files import IMAGE_SUFFIXES, find_files, read_lines
+from asff.data.datasets.source import IMAGE_SUFFIXES, find_files, read_lines
 from tests.data.datasets.written import write_files
 
 

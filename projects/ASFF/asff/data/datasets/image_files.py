@@ -1,4 +1,4 @@
-"""Which image files of a dataset are there, can be read, and how large they are."""
+"""The image files of a dataset: which exist, which can be read, and how large they are."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from . import Content
 from ..image_io import UnreadableImage, read_image
+from .coco_dataset import CocoDataset
 
 
-class FileStatus(NamedTuple):
-    """What is known of an image file.
+class ImageFile(NamedTuple):
+    """Status of an image file.
 
     Attributes:
         path: of the file.
@@ -30,42 +30,40 @@ class FileStatus(NamedTuple):
     size: tuple[int, int] | None = None
 
 
-def examine_files(content: Content, image_root: str, *, opened: bool) -> dict[str, FileStatus]:
+def examine_files(dataset: CocoDataset, *, opened: bool) -> dict[str, ImageFile]:
     """Look for the files of all images and open them, in parallel.
 
     Args:
-        image_root: folder that the ``file_name`` of an image is relative to.
-        opened: False only looks whether they are there.
+        opened: whether to open them, rather than only look whether they exist.
 
     Returns:
-        By ``file_name``.
+        Their status by ``file_name``.
     """
-    names = list(dict.fromkeys(image["file_name"] for image in content["images"]))
-    paths = [os.path.normpath(os.path.join(image_root, name)) for name in names]
+    names = list(dict.fromkeys(image["file_name"] for image in dataset.images))
+    paths = [os.path.normpath(os.path.join(dataset.image_root, name)) for name in names]
     missing = missing_files(paths)
     present = [path for path in dict.fromkeys(paths) if path not in missing]
     if opened:
         with ThreadPoolExecutor() as pool:
-            examined = pool.map(examine_file, present)
-            statuses = list(tqdm(examined, "opening images", len(present), disable=None))
+            examined = pool.map(_open, present)
+            files = list(tqdm(examined, "opening images", len(present), disable=None))
     else:
-        statuses = [FileStatus(path) for path in present]
-    statuses += [FileStatus(path, missing=True) for path in missing]
-    by_path = {status.path: status for status in statuses}
+        files = [ImageFile(path) for path in present]
+    files += [ImageFile(path, missing=True) for path in missing]
+    by_path = {file.path: file for file in files}
     return {name: by_path[path] for name, path in zip(names, paths)}
 
 
-def examine_file(path: str) -> FileStatus:
-    """Open an image."""
+def _open(path: str) -> ImageFile:
     try:
         height, width = read_image(path).shape[:2]
     except UnreadableImage as error:
-        return FileStatus(path, damage=str(error).removeprefix(f"{path}: "))
-    return FileStatus(path, size=(width, height))
+        return ImageFile(path, damage=str(error).removeprefix(f"{path}: "))
+    return ImageFile(path, size=(width, height))
 
 
 def missing_files(paths: Iterable[str]) -> set[str]:
-    """Those of the paths where there is no file.
+    """Find the paths where there is no file.
 
     Every folder is read once: to ask file by file takes minutes on a network drive.
     """
@@ -84,7 +82,7 @@ def missing_files(paths: Iterable[str]) -> set[str]:
     return missing
 
 
-def shared_files(first: dict[str, FileStatus], second: dict[str, FileStatus]) -> list[str]:
-    """Paths of the files that are in both datasets, links followed; sorted."""
+def shared_files(first: dict[str, ImageFile], second: dict[str, ImageFile]) -> list[str]:
+    """List the paths of the files that are in both datasets, links followed; sorted."""
     paths = [{os.path.realpath(file.path) for file in files.values()} for files in (first, second)]
     return sorted(paths[0] & paths[1])

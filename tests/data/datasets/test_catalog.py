@@ -13,18 +13,17 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 
 from asff.data import register_custom_datasets, resolve_custom_datasets
+from asff.data.datasets import load_dataset
 from asff.engine import argument_parser, launch
 from asff.engine.setup import load_config
 from tests.data.datasets.written import (
-    BCCD,
     WRITERS,
     below,
     cases,
     cfg_of,
     class_names,
     content_of,
-    needs_bccd,
-    without_flat_boxes,
+    without_degenerate_boxes,
     write_coco,
     write_config,
 )
@@ -33,9 +32,9 @@ from tests.helpers import detector_cfg
 pytestmark = pytest.mark.usefixtures("own_data")
 
 
-def resolved(*entries: dict, config_file: str | Path = "") -> list[dict]:
-    """The entries, resolved."""
-    cfg = cfg_of(*entries)
+def resolved(*configs: dict, config_file: str | Path = "") -> list[dict]:
+    """Resolve dataset configs."""
+    cfg = cfg_of(*configs)
     resolve_custom_datasets(cfg, config_file)
     return cfg.DATASETS.CUSTOM
 
@@ -43,10 +42,9 @@ def resolved(*entries: dict, config_file: str | Path = "") -> list[dict]:
 # Formats
 
 
-@needs_bccd
 @pytest.mark.parametrize("form", ["voc", "yolo"])
-def test_all_formats_give_the_same_dicts(tmp_path, form):
-    content = without_flat_boxes(json.loads((BCCD / "train.json").read_text()))
+def test_all_formats_give_the_same_dicts(tmp_path, bccd, form):
+    content = without_degenerate_boxes(json.loads((bccd / "train.json").read_text()))
     assert len(content["images"]) > 200 and len(content["annotations"]) > 2000
     (tmp_path / "train.json").write_text(json.dumps(content))
     expected = load_coco_json(str(tmp_path / "train.json"), "", "bccd_as_coco")
@@ -54,7 +52,7 @@ def test_all_formats_give_the_same_dicts(tmp_path, form):
 
     names = class_names(content)
     assert names != sorted(names)
-    entry = WRITERS[form](content, BCCD / "images", tmp_path / form)
+    entry = WRITERS[form](content, bccd / "images", tmp_path / form)
     cfg = cfg_of({"name": "bccd_again", **entry, "classes": names})
     resolve_custom_datasets(cfg, write_config(tmp_path / form))
     register_custom_datasets(cfg)
@@ -87,17 +85,17 @@ def test_metadata(tmp_path, image_folder, form):
     metadata = MetadataCatalog.get("parts")
     assert metadata.thing_classes == names
     assert metadata.evaluator_type == "coco"
-    (record,) = DatasetCatalog.get("parts")
-    found = [names[x["category_id"]] for x in record["annotations"]]
+    (dataset_dict,) = DatasetCatalog.get("parts")
+    found = [names[x["category_id"]] for x in dataset_dict["annotations"]]
     assert found == ["nut", "bolt"]
     assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 2: 1}
     if form == "coco":
         assert metadata.json_file == str(tmp_path / "data" / "train.json")
         assert metadata.image_root == str(tmp_path / "data" / "images")
     else:
-        content = metadata.load_content()
-        assert [x["name"] for x in content["categories"]] == names
-        assert content["images"][0]["file_name"] == record["file_name"]
+        dataset = load_dataset("parts")
+        assert dataset.class_names == names
+        assert dataset.images[0]["file_name"] == dataset_dict["file_name"]
 
 
 def test_coco_classes_by_category_id(tmp_path, image_folder):
@@ -157,7 +155,7 @@ def test_loading_errors_name_the_dataset(tmp_path, image_folder):
         DatasetCatalog.get("parts")
 
 
-# Entries
+# Dataset configs
 
 
 GOOD = {"name": "parts", "format": "coco", "annotations": "a.json", "images": "i"}
@@ -169,13 +167,13 @@ VOC = {"name": "parts", "format": "voc", "root": "r"}
     {
         "no list": ("parts", ["DATASETS.CUSTOM is 'parts'", "a list"]),
         "none": (None, ["DATASETS.CUSTOM is None"]),
-        "text": (["parts"], ["DATASETS.CUSTOM[0]: 'parts' is no dataset"]),
+        "text": (["parts"], ["DATASETS.CUSTOM[0]: 'parts' is not a dataset"]),
         "no name": ([GOOD, {"format": "voc"}], ["CUSTOM[1]: the key 'name' is missing"]),
         "number": ([{**VOC, "name": 7}], ["CUSTOM[0] ('7'): name is 7", "quotes"]),
         "empty name": ([{**VOC, "name": ""}], ["name is ''"]),
         "no format": ([{"name": "parts"}], ["CUSTOM[0] ('parts'): the key 'format'"]),
         "format": ([{**VOC, "format": "pascal"}], ["format is 'pascal'", "coco, voc, yolo"]),
-        "format list": ([{**VOC, "format": ["voc"]}], ["format is ['voc']", "text"]),
+        "format list": ([{**VOC, "format": ["voc"]}], ["format is ['voc']", "string"]),
         "key": ([{**VOC, "splt": "x"}], ["'splt'", "Did you mean split?", "root, split"]),
         "other key": ([{**GOOD, "root": "x"}], ["'root'", "annotations, images, classes"]),
         "odd key": ([{**GOOD, 7: "x"}], ["there is no key '7'"]),
@@ -196,15 +194,15 @@ VOC = {"name": "parts", "format": "voc", "root": "r"}
             [{"name": "parts", "format": "yolo", "data": "d", "split": "train", "images": "i"}],
             ["no key 'images'"],
         ),
-        "path": ([{**VOC, "root": ["r"]}], ["root is ['r']", "text"]),
+        "path": ([{**VOC, "root": ["r"]}], ["root is ['r']", "string"]),
         "year": ([{**VOC, "split": 2007}], ["split is 2007", "quotes"]),
-        "no classes": ([{**VOC, "classes": []}], ["[] is no list of class names"]),
-        "class": ([{**VOC, "classes": ["a", True]}], ["class name True is no text", "quotes"]),
+        "no classes": ([{**VOC, "classes": []}], ["[] is not a list of class names"]),
+        "class": ([{**VOC, "classes": ["a", True]}], ["class name True is not a string", "quotes"]),
         "twice": ([{**VOC, "classes": ["a", "a"]}], ["'a' is there twice"]),
         "names": ([GOOD, VOC], ["CUSTOM[1] ('parts')", "CUSTOM[0] has this name"]),
     },
 )
-def test_bad_entries(entries, parts):
+def test_bad_configs(entries, parts):
     cfg = detector_cfg()
     cfg.DATASETS.CUSTOM = entries
     with pytest.raises(ValueError) as error:
@@ -223,7 +221,7 @@ def test_mapping_instead_of_a_list(tmp_path):
     [
         ("{", ["train.json is not JSON"]),
         ("{}", ["train.json", "'images'"]),
-        (json.dumps({**content_of(), "categories": []}), ["[] is no list of class names"]),
+        (json.dumps({**content_of(), "categories": []}), ["[] is not a list of class names"]),
         (json.dumps(content_of("nut", "nut")), ["'nut' is there twice"]),
     ],
 )
@@ -291,7 +289,7 @@ def test_only_what_is_used_must_be_there(parts):
 
 
 def test_images_that_are_no_folder(parts):
-    with pytest.raises(ValueError, match="train.json', which is no folder"):
+    with pytest.raises(ValueError, match="train.json', which is not a folder"):
         resolved({**parts, "images": parts["annotations"]})
 
 
@@ -314,8 +312,8 @@ def test_dumped_config_works_from_anywhere(tmp_path, image_folder, monkeypatch):
     assert again.DATASETS.CUSTOM == cfg.DATASETS.CUSTOM
     register_custom_datasets(again)
     for form in WRITERS:
-        (record,) = DatasetCatalog.get(form)
-        assert Path(record["file_name"]).is_file() and len(record["annotations"]) == 2
+        (dataset_dict,) = DatasetCatalog.get(form)
+        assert Path(dataset_dict["file_name"]).is_file() and len(dataset_dict["annotations"]) == 2
 
 
 # Processes
