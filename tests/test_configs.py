@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.events import EventStorage
 
+from asff import add_asff_config
+from asff.config_files import all_keys, get_config_file, load_config
 from asff.data import check_num_classes, follow_classes
 from asff.engine import Trainer
-from asff.engine.setup import all_keys, load_config, resolve_sync_norm
+from asff.engine.setup import resolve_sync_norm
 from asff.engine.train_step import TrainStep
 from tests.helpers import make_instances
 from tests.training import ROOT
@@ -64,11 +66,12 @@ def get(cfg: CfgNode, key: str) -> Any:
 def repeated_keys(path: Path) -> list[str]:
     """Keys of a leaf that have the same value without it, by its base or by default."""
     content = yaml.safe_load(path.read_text())
-    base = content.pop("_BASE_", None)
-    below, cfg = (
-        load_config(str(path.parent / base) if base else "", []),
-        load_config(str(path), []),
-    )
+    below = get_cfg()
+    add_asff_config(below)
+    bases = content.pop("_BASE_", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        below.merge_from_file(str(path.parent / base))
+    cfg = load_config(str(path))
     return [key for key in flatten(content) if get(below, key) == get(cfg, key)]
 
 
@@ -81,7 +84,7 @@ def test_there_are_configs():
     assert coco <= names
 
 
-# AnchorGrid of the paper's Tables 1 to 5: their base, and all the keys in which they differ from it.
+# Rows of the paper's Tables 1 to 5: their base, and all the keys in which they differ from it.
 ROWS = {
     "yolov3_d53_bof": ("yolov3_d53_baseline", {*ANCHOR_KEYS, "MODEL.YOLOV3.IOU_LOSS"}),
     "yolov3_d53_bof_ga": ("yolov3_d53_baseline", {"MODEL.YOLOV3.IOU_LOSS"}),
@@ -91,10 +94,6 @@ ROWS = {
     "yolov3_d53_ignore_0.5": ("yolov3_d53_baseline", {IGNORE, f"{IGNORE}_SCALE"}),
     "yolov3_d53_sum": ("yolov3_d53_asff", {"MODEL.YOLOV3.FUSION.NAME"}),
     "yolov3_d53_concat": ("yolov3_d53_asff", {"MODEL.YOLOV3.FUSION.NAME"}),
-    "yolov3_d53_asff_320": ("yolov3_d53_asff", {"INPUT.TEST_SIZE"}),
-    "yolov3_d53_asff_416": ("yolov3_d53_asff", {"INPUT.TEST_SIZE"}),
-    "yolov3_d53_asff_star_320": ("yolov3_d53_asff_star", {"INPUT.TEST_SIZE"}),
-    "yolov3_d53_asff_star_416": ("yolov3_d53_asff_star", {"INPUT.TEST_SIZE"}),
     "retinanet_R_50_ASFF_FPN_1x": ("retinanet_R_50_FPN_1x", {"MODEL.BACKBONE.NAME"}),
     "retinanet_R_101_ASFF_FPN_1x": ("retinanet_R_101_FPN_1x", {"MODEL.BACKBONE.NAME"}),
 }
@@ -116,9 +115,7 @@ def test_names_of_rows_tell_their_values():
     assert get(load(CONFIGS / "coco/yolov3_d53_ignore_center.yaml"), IGNORE) == "center"
     for name in ("sum", "concat"):
         assert load(CONFIGS / f"coco/yolov3_d53_{name}.yaml").MODEL.YOLOV3.FUSION.NAME == name
-    for name in ("asff_320", "asff_416", "asff_star_320", "asff_star_416", "asff_star_800"):
-        cfg = load(CONFIGS / f"coco/yolov3_d53_{name}.yaml")
-        assert cfg.INPUT.TEST_SIZE == int(name.rpartition("_")[2])
+    assert load(CONFIGS / "coco/yolov3_d53_asff_star_800.yaml").INPUT.TEST_SIZE == 800
     for name in ("R_50_FPN", "R_50_ASFF_FPN", "R_101_FPN", "R_101_ASFF_FPN"):
         cfg = load(CONFIGS / f"coco/retinanet_{name}_1x.yaml")
         assert f"R_{cfg.MODEL.RESNETS.DEPTH}_" in name and cfg.MODEL.WEIGHTS.endswith(
@@ -173,9 +170,56 @@ def test_fits_its_datasets(path):
     check_num_classes(cfg, datasets)
 
 
-def test_every_config_writes_to_a_folder_of_its_own():
-    folders = [load(path).OUTPUT_DIR for path in LEAVES]
-    assert len({*folders, "./output"}) == len(folders) + 1
+def test_authors_configs_follow_ours():
+    """Those of the same name differ in the keys of the base configs of configs/authors alone."""
+    for path in (CONFIGS / "authors").glob("yolov3*.yaml"):
+        ours = CONFIGS / "coco" / path.name
+        if ours.is_file():
+            one, other = load(path), load(ours)
+            keys = {key for key in all_keys(one) if get(one, key) != get(other, key)}
+            leaves = {key for key in keys if not isinstance(get(one, key), CfgNode)}
+            expected = {"NMS_THRESH_TEST", "MAX_SMOOTHING", "MAX_GRAD_NORM", "EVAL_PERIOD"}
+            expected |= {"ANCHORS", "SCORE_THRESH_TEST", "MAX_ITER", "OUTPUT_DIR"}
+            assert {key.rpartition(".")[2] for key in leaves} <= expected
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("configs/coco/a_0.2.yaml", "output/coco/a_0.2"),
+        ("configs/quick.yaml", "output/quick"),
+        ("configs/old/configs/x/y/a.yaml", "output/x/y/a"),
+        ("mine/a.yaml", "output/a"),
+        ("a.yaml", "output/a"),
+    ],
+)
+def test_output_folder_follows_from_the_path(file, folder, tmp_path, monkeypatch):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("SEED: 3\nVERSION: 2\n")
+    monkeypatch.chdir(tmp_path)
+    for name in (str(path), file):
+        assert load_config(name).OUTPUT_DIR == folder
+    assert load_config(file, ["OUTPUT_DIR", "here"]).OUTPUT_DIR == "here"
+    path.write_text("OUTPUT_DIR: there\nVERSION: 2\n")
+    assert load_config(file).OUTPUT_DIR == "there"
+    assert load_config("").OUTPUT_DIR == get_cfg().OUTPUT_DIR
+
+
+def test_configs_of_the_package(tmp_path, monkeypatch):
+    """They are found by name, but a local file of the same path is taken first."""
+    monkeypatch.chdir(tmp_path)
+    name = "bccd/yolov3_mobilenetv2_asff.yaml"
+    shipped = Path(get_config_file(name))
+    assert shipped.read_text() == (CONFIGS / name).read_text()
+    assert load_config(name).dump() == load_config(str(CONFIGS / name)).dump()
+    (tmp_path / "bccd").mkdir()
+    (tmp_path / name).write_text("SEED: 7\nVERSION: 2\n")
+    assert load_config(name).SEED == 7
+    with pytest.raises(
+        ValueError, match="mobilenet_asff.yaml.*coco/yolov3_mobilenetv2_asff"
+    ):
+        get_config_file("coco/yolov3_mobilenet_asff.yaml")
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=name)
@@ -196,8 +240,8 @@ def test_trains_and_evaluates(path, one_thread):
         cfg.merge_from_list(list(NARROW))
     model = Trainer.build_model(cfg)
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
-    truths = make_instances([[4, 4, 40, 40], [30, 20, 60, 50]], [0, 1], image_size=(64, 64))
-    batch = [{"image": image, "instances": truths, "file_name": "a.png"}] * 2
+    gt_instances = make_instances([[4, 4, 40, 40], [30, 20, 60, 50]], [0, 1], image_size=(64, 64))
+    batch = [{"image": image, "instances": gt_instances, "file_name": "a.png"}] * 2
     step = TrainStep(
         model,
         [batch],

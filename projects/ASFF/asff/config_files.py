@@ -58,6 +58,9 @@ def default_config() -> CfgNode:
 def load_config(config_file: str, opts: Sequence = ()) -> CfgNode:
     """Read a YAML file and KEY VALUE pairs over the defaults.
 
+    Where neither sets OUTPUT_DIR, it follows from the path of the file: ``output/coco/NAME`` for
+    ``configs/coco/NAME.yaml``, ``output/NAME`` for a file that is not below a folder ``configs``.
+
     Args:
         config_file: as in :func:`find_config_file`; empty for the defaults alone.
         opts: KEY, VALUE, KEY, VALUE, ...
@@ -77,7 +80,18 @@ def load_config(config_file: str, opts: Sequence = ()) -> CfgNode:
         except (KeyError, ValueError, AssertionError, OSError) as error:
             raise ValueError(f"--config-file {config_file}: {explain(error, cfg)}") from error
     merge_options(cfg, opts)
+    if config_file and cfg.OUTPUT_DIR == default_config().OUTPUT_DIR:
+        cfg.OUTPUT_DIR = _default_output_dir(path)
     return cfg
+
+
+def _default_output_dir(config_file: str) -> str:
+    path = Path(config_file).absolute().with_suffix("")
+    folders = path.parts[:-1]
+    if "configs" not in folders:
+        return f"output/{path.name}"
+    depth = folders[::-1].index("configs") + 1
+    return "/".join(["output", *path.parts[-depth:]])
 
 
 def parse_config(content: str, place: str) -> CfgNode:
@@ -111,7 +125,7 @@ def merge_options(cfg: CfgNode, opts: Sequence) -> None:
 
 
 def explain(error: Exception, cfg: CfgNode) -> str:
-    """Return the message of yacs, shorter for a wrong type, with a similar key for an unknown one."""
+    """Return what yacs says, shorter for a wrong type, with a similar key for an unknown one."""
     message = str(error.args[0] if isinstance(error, KeyError) else error)
     if unknown := re.search(r"Non-existent (?:config )?key: (\S+)", message):
         similar = difflib.get_close_matches(unknown[1], list(all_keys(cfg)), n=1, cutoff=0.5)
