@@ -1,4 +1,4 @@
-"""The results of an ablation as a picture."""
+"""Plot the results of an ablation."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from .table import CONFIDENCE, margin
 
-DOTS, MEANS = "#0072B2", "#D55E00"  # blue and vermillion, which no colour blindness confuses
+DOTS, MEANS = "#0072B2", "#D55E00"  # blue and vermillion, distinct for the colour-blind
 
 
 def draw_plot(table: dict, file: Path) -> None:
-    """AP of each config: of its seeds as dots, and their mean with its confidence interval.
+    """Plot the AP of each config: every seed, and the mean with its confidence interval.
 
     Args:
-        table: see :func:`ablation_table.make_table`.
+        table: see :func:`make_table`.
     """
     import matplotlib
 
@@ -37,10 +37,10 @@ def draw_plot(table: dict, file: Path) -> None:
             label=f"mean, {CONFIDENCE:.0%} interval",
         )
     axes.set_yticks(range(len(rows)), [Path(row["config_file"]).stem for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row is at the top
+    axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row at the top
     axes.set_xlabel("AP (%)")
     axes.grid(axis="x", alpha=0.3)
-    # Every row has the same two labels.
+    # All rows have the same two labels.
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         unique = dict(zip(labels, handles))

@@ -1,4 +1,4 @@
-"""Training runs as processes: several at a time, seen while they work, and ended with us."""
+"""Training runs as processes: several at a time, with their progress, terminated with this one."""
 
 from __future__ import annotations
 
@@ -8,31 +8,28 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 from tqdm import tqdm
 
-from .records import read_metrics
-from .runs import ROOT, Run, can_resume, find_config, write_json
+from ..report.run_folder import read_metrics
+from .records import write_record
+from .runs import Run, write_json
+from .table import show
 
+TRAIN = (sys.executable, "-m", "asff", "train")
 POLL_SECONDS, GRACE_SECONDS = 1.0, 30.0
 LAST_LINES = 15  # of the log of a failed run
 
 
-def run_all(
-    runs: Sequence[Run], jobs: int, threads: int, finish: Callable[[Run], str]
-) -> list[str]:
-    """Run all, ``jobs`` at a time; one that fails is reported, and the others go on.
-
-    Args:
-        finish: called with each run that ended well; returns what to print of it. With a
-            ValueError the run failed after all.
+def run_all(runs: Sequence[Run], jobs: int, threads: int) -> list[str]:
+    """Train all runs, ``jobs`` at a time, and write their records; go on after one that fails.
 
     Returns:
-        names of the runs that failed.
+        Names of the runs that failed.
     """
     waiting, running, failed = deque(runs), [], []
     with tqdm(total=len(runs), unit="run") as bar:
@@ -45,24 +42,22 @@ def run_all(
                 ended = [x for x in running if x[1].poll() is not None]
                 running = [x for x in running if x not in ended]
                 for run, process in ended:
-                    if not close(run, process.returncode, finish):
+                    if not finish(run, process.returncode, jobs, threads):
                         failed.append(run.name)
                     bar.update()
                 show_progress(bar, [run for run, _ in running])
         finally:
-            end([process for _, process in running])
+            terminate([process for _, process in running])
     return failed
 
 
 def start(run: Run, threads: int) -> subprocess.Popen:
-    """Begin a run, or go on from its last checkpoint; what it prints goes to its log file."""
-    if not can_resume(run):  # what an earlier try has told of its way is no part of this run
+    """Start a run, or resume it from its last checkpoint; what it prints goes to its log file."""
+    if not run.can_resume:  # metrics of an earlier attempt are no part of this run
         (run.output_dir / "metrics.json").unlink(missing_ok=True)
-    place = {"folder": str(run.folder.resolve())}
-    write_json(run.output_dir / "run.json", {**run.identity(), **place})
-    # Options first: Detectron2's parser takes all that follows a KEY for KEY VALUE pairs.
-    command = [sys.executable, ROOT / "train_net.py", "--resume"]
-    command += ["--config-file", find_config(run.config_file)]
+    folder = str(run.folder.resolve())
+    write_json(run.output_dir / "run.json", {**run.identity(), "folder": folder})
+    command = [*TRAIN, "--resume", "--config-file", run.config_file]
     command += [*run.opts, "SEED", run.seed, "OUTPUT_DIR", run.output_dir]
     with log_file(run).open("a") as log:
         return subprocess.Popen(
@@ -71,12 +66,12 @@ def start(run: Run, threads: int) -> subprocess.Popen:
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            start_new_session=True,  # so that it can be ended together with its data workers
+            start_new_session=True,  # so that it can be terminated together with its data workers
         )
 
 
-def end(processes: Sequence[subprocess.Popen]) -> None:
-    """End processes and all that they have started: asked first, then forced."""
+def terminate(processes: Sequence[subprocess.Popen]) -> None:
+    """Terminate processes and their children, by force after a while."""
     for process in processes:
         signal_group(process, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
@@ -88,16 +83,17 @@ def end(processes: Sequence[subprocess.Popen]) -> None:
 
 
 def signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):  # it has ended by itself
+    with suppress(ProcessLookupError):  # it has ended
         os.killpg(process.pid, number)
 
 
-def close(run: Run, code: int, finish: Callable[[Run], str]) -> bool:
-    """Print how a run has ended, and return whether it ended well."""
+def finish(run: Run, code: int, jobs: int, threads: int) -> bool:
+    """Write the record of a run that has ended and print its AP; return whether it succeeded."""
     try:
         if code:
             raise ValueError(f"exit code {code}")
-        tqdm.write(finish(run))
+        metrics = write_record(run, jobs, threads)
+        tqdm.write(f"{run.name}: AP {show(metrics['AP'])}, AP50 {show(metrics['AP50'])}")
     except ValueError as error:
         lines = log_file(run).read_text(errors="replace").splitlines()[-LAST_LINES:]
         end_of_log = "\n".join(f"    {line}" for line in lines)
@@ -111,15 +107,15 @@ def log_file(run: Run) -> Path:
 
 
 def show_progress(bar: tqdm, runs: Iterable[Run]) -> None:
-    """Show how far these runs are, where that is news."""
+    """Show the progress of runs if it has changed."""
     text = " | ".join(map(describe_progress, runs))
     if text != bar.postfix:
         bar.set_postfix_str(text)
 
 
 def describe_progress(run: Run) -> str:
-    """Name, iteration and time left, as far as the run has told."""
-    lines = [line for line in read_metrics(run) if "eta_seconds" in line]
+    """Return name, iteration and remaining time, as far as the run has logged them."""
+    lines = [x for x in read_metrics(run.output_dir / "metrics.json") if "eta_seconds" in x]
     if not lines:
         return f"{run.name} starts"
     left = timedelta(seconds=int(lines[-1]["eta_seconds"]))

@@ -1,8 +1,7 @@
-"""What is kept of a finished run: a small JSON, made from what the training wrote."""
+"""The record that is kept of a finished run: a small JSON file."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -13,40 +12,30 @@ from pathlib import Path
 import torch
 
 from ..checkpoint.metadata import package_version
+from ..report.run_folder import read_metrics
 from .runs import Grid, Run, read_json, write_json
 
-# What the table needs of a record.
+# The keys that the table needs.
 RECORD_KEYS = ("config_file", "seed", "metrics", "training_seconds", "threads", "jobs")
 RECORD_KEYS += ("date", "hardware")
 
 
-def read_metrics(run: Run) -> list[dict]:
-    """The lines of the run's metrics.json, as far as they are whole."""
-    file = run.output_dir / "metrics.json"
-    lines = []
-    for line in file.read_text().splitlines() if file.is_file() else ():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # a stopped run left it half written
-            continue
-    return lines
-
-
 def write_record(run: Run, jobs: int, threads: int) -> dict[str, float | None]:
-    """Write the JSON that is kept of a finished run.
+    """Write the record of a finished run.
 
     Returns:
-        metrics of the evaluation after the last iteration, in percent; None where COCO has none.
+        Metrics of the evaluation after the last iteration, in percent; None if COCO has none.
 
     Raises:
         ValueError: there is no such evaluation.
     """
-    lines = read_metrics(run)
-    # The last step is max_iter - 1: what was evaluated before then has a smaller iteration.
+    file = run.output_dir / "metrics.json"
+    lines = read_metrics(file)
+    # The last step is max_iter - 1: earlier evaluations have a smaller iteration than max_iter.
     if not lines or "bbox/AP" not in lines[-1] or lines[-1]["iteration"] < run.max_iter:
         raise ValueError(
-            f"{run.output_dir / 'metrics.json'} does not end with a bbox/AP after iteration "
-            f"{run.max_iter}: has the dataset of DATASETS.TEST annotations?"
+            f"{file} does not end with a bbox/AP after iteration {run.max_iter}: has the dataset "
+            "of DATASETS.TEST annotations?"
         )
     metrics = {
         key.removeprefix("bbox/"): round(value, 4) if math.isfinite(value) else None
@@ -69,10 +58,10 @@ def write_record(run: Run, jobs: int, threads: int) -> dict[str, float | None]:
 
 
 def read_records(folder: Path, grid: Grid) -> list[dict]:
-    """The JSON of all finished runs.
+    """Read the records of all finished runs.
 
     Raises:
-        ValueError: one is damaged, or is of no run of the grid.
+        ValueError: one is damaged, or belongs to no run of the grid.
     """
     records = []
     for file in sorted((folder / "runs").glob("*.json")):
@@ -87,24 +76,28 @@ def read_records(folder: Path, grid: Grid) -> list[dict]:
 
 
 def training_seconds(lines: Sequence[dict]) -> float | None:
-    """What all training steps took, without evaluations and the start; None for a few steps.
+    """Compute the time of all training steps, without evaluations and the start.
 
     Args:
-        lines: of metrics.json; a step's time stands for those since the line before. Of lines
-            that a resumed run wrote again, the last counts.
+        lines: entries of metrics.json; the time of a step applies to all since the entry before.
+
+    Returns:
+        Seconds; None if no step was timed.
     """
-    times = {line["iteration"]: line["time"] for line in lines if "time" in line}
-    iterations = sorted(times)
-    steps = [i - before for i, before in zip(iterations, [-1, *iterations])]
-    return round(sum(n * times[i] for n, i in zip(steps, iterations)), 1) or None
+    seconds, previous = 0.0, -1
+    for line in lines:
+        if "time" in line:
+            seconds += (line["iteration"] - previous) * line["time"]
+            previous = line["iteration"]
+    return round(seconds, 1) or None
 
 
 def describe_hardware(device: str) -> str:
-    """The processor that works where MODEL.DEVICE is this, and the version of torch."""
+    """Return the processor that MODEL.DEVICE names on this machine, and the version of torch."""
     if torch.device(device).type == "cuda" and torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
-    names = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ()
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
     name = names[0] if names else platform.processor() or platform.machine()
     return f"{os.cpu_count()} cores of {name}, torch {torch.__version__}"

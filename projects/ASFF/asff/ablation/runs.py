@@ -1,31 +1,28 @@
-"""The runs of an ablation: each config with each seed, always with the same settings."""
+"""The runs of an ablation: each config with each seed, under the same settings."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ..config_files import changed_keys
 from ..engine import Trainer
 from ..engine.setup import load_config
 
-ROOT = Path(__file__).resolve().parents[1]
-OWN_KEYS = ("OUTPUT_DIR", "SEED")  # what the tool sets
+RUN_KEYS = ("OUTPUT_DIR", "SEED")  # set for each run
 
 
 @dataclass
 class Grid:
-    """What was asked of a folder of results, and so the command that makes it.
+    """What a folder of results compares, and so the command that makes it.
 
     Attributes:
-        config_files: relative to the repository where they are in it; the first is compared with.
+        config_files: the first is the baseline.
         opts: KEY VALUE pairs of all runs.
-        jobs: runs at a time.
-        threads: of each run.
+        jobs: number of simultaneous runs.
+        threads: number of threads of each run.
     """
 
     config_files: list[str]
@@ -41,9 +38,9 @@ class Run:
 
     Attributes:
         config_file, opts: see :class:`Grid`.
-        settings: all that they change of the defaults, by full key; see :func:`read_settings`.
+        settings: all values that differ from the defaults, by full key; see :func:`read_settings`.
         max_iter: iterations of the training.
-        folder: of the results.
+        folder: folder of the results.
     """
 
     config_file: str
@@ -59,60 +56,50 @@ class Run:
 
     @property
     def record(self) -> Path:
-        """The JSON that is kept; alone it says that the run is finished."""
+        """The JSON file that is kept; its existence marks the run as finished."""
         return self.folder / "runs" / f"{self.name}.json"
 
     @property
     def output_dir(self) -> Path:
         return Path("output", "ablations", self.folder.resolve().name, self.name)
 
+    @property
+    def can_resume(self) -> bool:
+        return (self.output_dir / "last_checkpoint").is_file()
+
     def identity(self) -> dict:
-        """What tells this run from any other."""
+        """Return what distinguishes this run from any other."""
         keys = ("config_file", "opts", "seed", "settings")
         return {key: getattr(self, key) for key in keys}
 
 
-def relative_to_root(path: str) -> str:
-    """A path as from the repository's root, or unchanged where it leads out of it."""
-    absolute = Path(os.path.abspath(path))
-    return str(absolute.relative_to(ROOT)) if absolute.is_relative_to(ROOT) else path
-
-
-def find_config(config_file: str) -> str:
-    """The path of a config of a grid, wherever this tool was started."""
-    inside = ROOT / config_file
-    return str(inside) if inside.is_file() else config_file
-
-
-def update_grid(args: argparse.Namespace) -> Grid:
-    """The grid that ``FOLDER/grid.json`` has from before, and what the command line adds to it.
+def extend_grid(folder: Path, asked: Grid) -> Grid:
+    """Add what a command asks for to the grid of a folder, if it has one.
 
     Raises:
         ValueError: naming the option or file, its value, and the fix.
     """
-    files = [relative_to_root(file) for file in args.config_files]
-    before = Grid(files, args.seeds, args.opts, args.jobs, args.threads)
-    if (args.folder / "grid.json").is_file():
-        before = read_grid(args.folder)
-    if before.opts != args.opts:
+    before = read_grid(folder) if (folder / "grid.json").is_file() else asked
+    if before.opts != asked.opts:
         raise ValueError(
-            f"--opts is '{' '.join(args.opts)}', but the runs of {args.folder / 'grid.json'} have "
-            f"'{' '.join(before.opts)}'. Give them the same, or name another folder."
+            f"KEY VALUE pairs are '{' '.join(asked.opts)}', but the runs of "
+            f"{folder / 'grid.json'} have '{' '.join(before.opts)}'. Use the same, or name another "
+            "folder."
         )
-    files = list(dict.fromkeys([*before.config_files, *files]))
-    stems = {}
+    files = list(dict.fromkeys([*before.config_files, *asked.config_files]))
+    stems: dict[str, str] = {}
     for file in files:
         if stems.setdefault(Path(file).stem, file) != file:
             raise ValueError(
-                f"{stems[Path(file).stem]} and {file} have the same name, after which runs are "
-                "called: rename one."
+                f"{stems[Path(file).stem]} and {file} have the same name, which is that of their "
+                "runs: rename one."
             )
-    seeds = list(dict.fromkeys([*before.seeds, *args.seeds]))
-    return Grid(files, seeds, args.opts, args.jobs, args.threads)
+    seeds = list(dict.fromkeys([*before.seeds, *asked.seeds]))
+    return Grid(files, seeds, asked.opts, asked.jobs, asked.threads)
 
 
 def read_grid(folder: Path) -> Grid:
-    """The grid of a folder of results.
+    """Read the grid of a folder of results.
 
     Raises:
         ValueError: it has none, or a damaged one.
@@ -125,17 +112,20 @@ def read_grid(folder: Path) -> Grid:
     return Grid(**{key: content[key] for key in keys})
 
 
+def write_grid(folder: Path, grid: Grid) -> None:
+    """Write the grid of a folder of results."""
+    write_json(folder / "grid.json", asdict(grid))
+
+
 def plan_runs(folder: Path, grid: Grid) -> list[Run]:
-    """All runs, seed by seed, so that an interrupted grid has whole seeds to compare.
+    """Return all runs, seed by seed, so that an interrupted grid has complete seeds to compare.
 
     Raises:
         ValueError: a config or KEY VALUE pair cannot be used.
     """
-    for key in OWN_KEYS:
+    for key in RUN_KEYS:
         if key in grid.opts[::2]:
-            raise ValueError(
-                f"--opts sets {key}, which each run gets from this tool: leave it out."
-            )
+            raise ValueError(f"KEY VALUE pairs set {key}, which each run sets: leave it out.")
     configs = [(file, *read_settings(file, grid.opts)) for file in grid.config_files]
     return [
         Run(file, grid.opts, seed, settings, max_iter, folder)
@@ -145,63 +135,54 @@ def plan_runs(folder: Path, grid: Grid) -> list[Run]:
 
 
 def read_settings(config_file: str, opts: Sequence[str]) -> tuple[dict[str, object], int]:
-    """What a config and KEY VALUE pairs change of the defaults, and the iterations of a training.
+    """Read the values that differ from the defaults, and the iterations of a training.
 
-    Compared from run to run they also tell of a config file that was edited in between, but not of
-    a new key with its default.
+    Comparing them also finds a config file that was edited in between.
 
     Returns:
-        values by full key, as JSON has them, without what the tool sets; then the iterations.
+        Values by full key, as JSON has them, without those that each run sets; then the iterations.
     """
-    cfg = load_config(find_config(config_file), list(opts))
+    cfg = load_config(config_file, list(opts))
     if len(cfg.DATASETS.TEST or ()) != 1:
         raise ValueError(
             f"{config_file}: DATASETS.TEST is {cfg.DATASETS.TEST}; an ablation compares runs on "
             "exactly one dataset."
         )
-    settings = {key: value for key, value in changed_keys(cfg).items() if key not in OWN_KEYS}
-    # One process trains, whatever SOLVER.REFERENCE_WORLD_SIZE says.
-    max_iter = Trainer.auto_scale_workers(cfg, 1).SOLVER.MAX_ITER
-    return settings, max_iter
+    settings = {key: value for key, value in changed_keys(cfg).items() if key not in RUN_KEYS}
+    # Each run is one process: SOLVER.REFERENCE_WORLD_SIZE may change its number of iterations.
+    return settings, Trainer.auto_scale_workers(cfg, 1).SOLVER.MAX_ITER
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the run's JSON is there.
+    """Check whether the record of a run exists.
 
     Raises:
-        ValueError: results, or a checkpoint to go on from, are of a run with other settings.
+        ValueError: the record, or a checkpoint to resume from, belongs to other settings.
     """
-    if can_resume(run):
-        check_same(run, run.output_dir / "run.json")
-        check_folder(run, run.output_dir / "run.json")
+    started = run.output_dir / "run.json"
+    if run.can_resume:
+        _check_settings(run, started)
+        folder = read_json(started, ["folder"])["folder"]
+        if folder != str(run.folder.resolve()):
+            raise ValueError(
+                f"{run.output_dir} is of a run for {folder}, whose results would be taken for new "
+                f"ones. Give {run.folder} another last name, or remove {run.output_dir} to train "
+                "anew."
+            )
     if run.record.is_file():
-        check_same(run, run.record)
+        _check_settings(run, run.record)
     return run.record.is_file()
 
 
-def can_resume(run: Run) -> bool:
-    return (run.output_dir / "last_checkpoint").is_file()
-
-
-def check_folder(run: Run, file: Path) -> None:
-    """Raise a ValueError where a checkpoint is of a run for another folder of the same name."""
-    folder = read_json(file, ["folder"])["folder"]
-    if folder != str(run.folder.resolve()):
-        raise ValueError(
-            f"{run.output_dir} is of a run for {folder}, whose results would be taken for new "
-            f"ones. Give {run.folder} another last name, or remove {run.output_dir} to train anew."
-        )
-
-
-def check_same(run: Run, file: Path) -> None:
-    """Raise a ValueError where the run that a file tells of is not this one."""
+def _check_settings(run: Run, file: Path) -> None:
+    """Raise a ValueError if a file is about a run with other settings."""
     found, asked = read_json(file, ["settings"])["settings"], run.settings
     keys = [key for key in sorted({*found, *asked}) if found.get(key) != asked.get(key)]
     if not keys:
         return
     differences = "; ".join(
         f"{key} is {found.get(key, 'the default')} there and {asked.get(key, 'the default')} in "
-        f"{run.config_file} with --opts '{' '.join(run.opts)}'"
+        f"{run.config_file} with '{' '.join(run.opts)}'"
         for key in keys
     )
     raise ValueError(
@@ -211,7 +192,7 @@ def check_same(run: Run, file: Path) -> None:
 
 
 def read_json(file: Path, keys: Iterable[str]) -> dict:
-    """The contents of a file that this tool wrote.
+    """Read a file that an ablation wrote.
 
     Raises:
         ValueError: it is missing or damaged, or lacks one of the keys.
@@ -228,7 +209,7 @@ def read_json(file: Path, keys: Iterable[str]) -> dict:
 
 
 def write_json(file: Path, content: dict) -> None:
-    """Write a file at once, so that what is there is whole."""
+    """Write a file atomically, so that it is never half written."""
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_suffix(".new")
     new.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""The results of an ablation, config by config: statistics over the seeds, as JSON and markdown."""
+"""The results of an ablation: statistics of each config over the seeds, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from .runs import ROOT, Grid, relative_to_root
+from .runs import Grid
 
 METRICS = ("AP", "AP50", "APs", "APm", "APl")
 COMPARED = ("AP", "AP50")
 CONFIDENCE = 0.95
 
-# What is not known, as where COCO has no objects of a size, is None; so is all made from it.
+# None: unknown, such as the AP of a size of which COCO has no objects; so is all computed from it.
 Values = Sequence["float | None"]
 
 
@@ -26,12 +26,12 @@ def mean(values: Values) -> float | None:
 
 
 def deviation(values: Values) -> float | None:
-    """Standard deviation of a sample (n - 1)."""
+    """Compute the standard deviation of a sample (n - 1)."""
     return statistics.stdev(values) if len(values) > 1 and None not in values else None
 
 
 def margin(values: Values) -> float | None:
-    """Half the width of the confidence interval of the mean, by Student's t."""
+    """Compute half the width of the confidence interval of the mean, by Student's t."""
     from scipy.stats import t
 
     spread = deviation(values)
@@ -42,24 +42,24 @@ def margin(values: Values) -> float | None:
 
 
 def make_table(folder: Path, grid: Grid, records: Sequence[dict], costs: dict) -> dict:
-    """All that the table tells.
+    """Collect the contents of the table.
 
     Args:
-        records: of the finished runs; see :func:`ablation_records.write_record`.
-        costs: see :func:`ablation_costs.measure_costs`; may be empty.
+        records: those of the finished runs; see :func:`write_record`.
+        costs: see :func:`measure_costs`; may be empty.
 
     Returns:
-        the command, what it ran on, and ``rows`` by config; see :func:`make_row`.
+        The command, its hardware, and ``rows``, one per config; see :func:`make_row`.
     """
     by_config = {file: {} for file in grid.config_files}
     for record in records:
         by_config[record["config_file"]][record["seed"]] = record["metrics"]
-    first = by_config[grid.config_files[0]]
+    baseline = by_config[grid.config_files[0]]
     rows = []
     for file, metrics in by_config.items():
         again = Path("output", f"{folder.resolve().name}_again")
         row = {"config_file": file, "command": command(again, grid, [file])}
-        row.update(make_row(metrics, first if metrics is not first else {}))
+        row.update(make_row(metrics, baseline if metrics is not baseline else {}))
         row.update(costs.get("configs", {}).get(file, {}))
         rows.append(row)
     return {
@@ -76,25 +76,25 @@ def make_table(folder: Path, grid: Grid, records: Sequence[dict], costs: dict) -
     }
 
 
-def make_row(metrics: dict[int, dict], first: dict[int, dict]) -> dict:
-    """Statistics of a config.
+def make_row(metrics: dict[int, dict], baseline: dict[int, dict]) -> dict:
+    """Compute the statistics of a config.
 
     Args:
         metrics: those of its runs, by seed.
-        first: those of the config to compare with, by seed.
+        baseline: those of the config to compare with, by seed.
 
     Returns:
-        ``seeds``; by name of metric, ``values`` in their order, ``mean`` and ``std``; and
-        ``differences`` to the first, seed by seed: ``seeds``, ``mean``, ``low`` and ``high``.
+        ``seeds``; by name of metric, ``values`` in their order, ``mean`` and ``std``; and the
+        ``differences`` to the baseline of the same seeds: ``seeds``, ``mean``, ``low``, ``high``.
     """
     seeds = sorted(metrics)
     row = {"seeds": seeds, "differences": {}}
     for name in METRICS:
         values = [metrics[seed].get(name) for seed in seeds]
         row[name] = {"values": values, "mean": mean(values), "std": deviation(values)}
-    common = [seed for seed in seeds if seed in first]
+    common = [seed for seed in seeds if seed in baseline]
     for name in COMPARED if common else ():
-        pairs = [(metrics[seed].get(name), first[seed].get(name)) for seed in common]
+        pairs = [(metrics[seed].get(name), baseline[seed].get(name)) for seed in common]
         values = [None if None in pair else pair[0] - pair[1] for pair in pairs]
         middle, half = mean(values), margin(values)
         low, high = (None, None) if half is None else (middle - half, middle + half)
@@ -103,34 +103,34 @@ def make_row(metrics: dict[int, dict], first: dict[int, dict]) -> dict:
 
 
 def command(folder: Path, grid: Grid, config_files: Sequence[str]) -> str:
-    """The command that makes these results, from the repository's root."""
-    parts = ["python", "tools/ablate.py", relative_to_root(str(folder))]
+    """Return the command that makes these results."""
+    parts = ["asff", "ablate", str(folder)]
     parts += ["--config-files", *config_files, "--seeds", *map(str, grid.seeds)]
     parts += ["--jobs", str(grid.jobs), "--threads", str(grid.threads)]
-    return shlex.join([*parts, *(["--opts", *grid.opts] if grid.opts else [])])
+    return shlex.join([*parts, *grid.opts])
 
 
 def to_markdown(folder: Path, table: dict) -> str:
-    """The table as a page, with what it takes to repeat it."""
+    """Format the table as a page, with the commands that reproduce it."""
     rows = table["rows"]
     parts = [
         f"# {folder.resolve().name}",
         f"```bash\n{table['command']}\n```",
         describe_runs(table),
-        draw_rows(folder, rows, len(table["seeds"])),
-        f"Mean ± standard deviation over the seeds. Δ: difference to the first row, seed by seed, "
-        f"with {CONFIDENCE:.0%} confidence interval (Student's t). n/a: too few seeds, or nothing "
-        "to measure in some run.",
+        format_rows(folder, rows, len(table["seeds"])),
+        f"Mean ± standard deviation over the seeds. Δ: difference to the first row for the same "
+        f"seeds, with its {CONFIDENCE:.0%} confidence interval (Student's t). n/a: too few seeds, "
+        "or a run without such objects.",
         *(describe_costs(table["costs"], rows) if table["costs"] else ()),
         "![AP of each config](plot.png)",
-        "One row again:",
+        "To repeat one row:",
         "```bash\n" + "\n".join(row["command"] for row in rows) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def describe_runs(table: dict) -> str:
-    """What was run when and where, and how long it took."""
+    """Describe when and where the runs were made, and how long they took."""
     facts = {"Seeds": "seeds", "dates": "dates", "hardware": "hardware"}
     facts |= {"threads of a run": "threads", "runs at a time": "jobs"}
     known = {name: ", ".join(map(str, table[key])) for name, key in facts.items() if table[key]}
@@ -142,18 +142,18 @@ def describe_runs(table: dict) -> str:
 
 
 def describe_costs(costs: dict, rows: Sequence[dict]) -> list[str]:
-    """How the last columns came about."""
+    """Describe how the costs were measured."""
     names = sorted({name for row in rows for name in row.get("not_counted", ())})
     return [
-        "Multiply-adds are those that fvcore counts, for the first test image. Not counted: what "
-        "works element by element" + "".join(f", `{name}`" for name in names) + ".",
-        "Latency ratio: time of an evaluation of that image over the first row's, the median over "
-        f"{costs['rounds']} rounds in which every network has its turn; random weights; "
+        "Multiply-adds are those that fvcore counts, for the first test image. Not counted: "
+        "elementwise operations" + "".join(f", `{name}`" for name in names) + ".",
+        "Latency ratio: time of a forward pass of that image relative to the first row, median of "
+        f"{costs['rounds']} rounds that run every network once; random weights; "
         f"{costs['hardware']}; threads: {costs['threads']}; {costs['date']}.",
     ]
 
 
-def draw_rows(folder: Path, rows: Sequence[dict], num_seeds: int) -> str:
+def format_rows(folder: Path, rows: Sequence[dict], num_seeds: int) -> str:
     headers = ["config", "seeds", *METRICS, *(f"Δ {name}" for name in COMPARED)]
     headers += ["parameters (M)", "multiply-adds (G)", "latency ratio"]
     lines = []
@@ -176,9 +176,9 @@ def draw_rows(folder: Path, rows: Sequence[dict], num_seeds: int) -> str:
 
 
 def link(config_file: str, folder: Path) -> str:
-    """Name of a config, linked from the folder where it is in the repository."""
-    name, path = Path(config_file).stem, ROOT / config_file
-    return f"[{name}]({os.path.relpath(path, folder.resolve())})" if path.is_file() else name
+    """Return the name of a config, with a link from the folder if the file exists."""
+    name, path = Path(config_file).stem, Path(config_file)
+    return f"[{name}]({os.path.relpath(path.resolve(), folder.resolve())})" if path.is_file() else name
 
 
 def show_estimate(estimate: dict) -> str:

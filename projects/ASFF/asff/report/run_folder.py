@@ -92,27 +92,31 @@ class RunFolder:
         return datetime.fromtimestamp(self.results_file(dataset).stat().st_mtime)
 
     def read_metrics(self) -> list[dict]:
-        """Lines of metrics.json in the order of their iterations; none where nothing was trained.
-
-        A later line stands in for all that an earlier training had from its iteration on: one
-        that was resumed from there, or started anew in the same folder.
-        """
-        path = self.path / "metrics.json"
-        entries: list[dict] = []
-        for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-            try:
-                entry = json.loads(line)
-                iteration = entry["iteration"]
-            except (ValueError, TypeError, KeyError):
-                continue  # a training that was killed while it wrote, or a damaged file
-            while entries and entries[-1]["iteration"] >= iteration:
-                entries.pop()
-            entries.append(entry)
-        return entries
+        """Read metrics.json; see :func:`read_metrics`."""
+        return read_metrics(self.path / "metrics.json")
 
     def read_log(self) -> str:
         path = self.path / "log.txt"
         return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def read_metrics(file: Path) -> list[dict]:
+    """Read the entries of a metrics.json in the order of their iterations; empty without the file.
+
+    An entry replaces all earlier ones of its iteration and later: of a training that was resumed
+    before them, or started anew in the same folder.
+    """
+    entries: list[dict] = []
+    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
+        try:
+            entry = json.loads(line)
+            iteration = entry["iteration"]
+        except (ValueError, TypeError, KeyError):
+            continue  # a training that was killed while writing, or a damaged file
+        while entries and entries[-1]["iteration"] >= iteration:
+            entries.pop()
+        entries.append(entry)
+    return entries
 
 
 def environment(log: str) -> list[tuple[str, str]]:
