@@ -1,4 +1,4 @@
-"""Statistics, costs and the page of an ablation, against numbers worked out by hand."""
+"""Statistics and the page of an ablation, against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -6,19 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor, nn
-from torchvision.ops import DeformConv2d
 
+from asff.ablation.plot import draw_plot
+from asff.ablation.runs import Grid
+from asff.ablation.table import deviation, make_row, make_table, margin, mean, to_markdown
 from tests.training import ROOT
-
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(ROOT / "tools")  # as python tools/ablate.py has it
-    from ablation_costs import count_operations, measure_costs
-    from ablation_plot import draw_plot
-    from ablation_records import training_seconds
-    from ablation_runs import Grid
-    from ablation_table import deviation, make_row, make_table, margin, mean, to_markdown
 
 COSTS = {"hardware": "a machine", "threads": 1, "rounds": 9, "date": "2020-02-02"}
 
@@ -73,7 +65,8 @@ def table_rows(page: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_page_and_plot(tmp_path: Path):
+def test_page_and_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
     files = ["configs/quickstart.yaml", "elsewhere/b.yaml", "elsewhere/c.yaml"]
     a, b, c = files
     grid = Grid(files, [1, 2, 3], ["INPUT.TRAIN_SIZES", "[64, 96]"], jobs=2, threads=1)
@@ -101,7 +94,7 @@ def test_page_and_plot(tmp_path: Path):
     assert cells[2] == ["c", "0 of 3", *["n/a"] * 10]
 
     assert "--config-files configs/quickstart.yaml elsewhere/b.yaml elsewhere/c.yaml " in page
-    assert page.count("--opts INPUT.TRAIN_SIZES '[64, 96]'\n") == 1 + 3
+    assert page.count(" INPUT.TRAIN_SIZES '[64, 96]'\n") == 1 + 3
     assert "dates: 2020-01-01, 2020-01-02, 2020-01-03; hardware: a machine" in page
     assert "training steps of a run: 1.0 to 3.0 minutes." in page
     assert "`aten::pad`" in page and "9 rounds" in page
@@ -126,50 +119,3 @@ def test_nothing_is_known_of_any_row(tmp_path: Path):
     _, _, first, second = table_rows(to_markdown(tmp_path, table))
     assert first[2] == second[2] == second[7] == "n/a"
     draw_plot(table, tmp_path / "plot.png")
-
-
-def test_training_seconds():
-    # Up to iteration 19, 20 steps of 2 s; resumed at 10, again, with 1 s; then 5 steps of 4 s.
-    lines = [{"iteration": 19, "time": 2.0}, {"iteration": 19, "time": 1.0}]
-    lines += [{"iteration": 22, "bbox/AP": 3.0}, {"iteration": 24, "time": 4.0}]
-    assert training_seconds(lines) == 20 * 1.0 + 5 * 4.0
-    assert training_seconds([{"iteration": 2, "bbox/AP": 3.0}]) is None
-
-
-class Countable(nn.Module):
-    """A detector's interface around layers whose costs are counted by hand."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.offset = nn.Conv2d(4, 18, 1, bias=False)
-        self.deform = DeformConv2d(4, 2, 3, padding=1, bias=False)
-        self.linear = nn.Linear(2, 5)
-
-    def forward(self, inputs: list[dict]) -> Tensor:
-        x = self.conv(inputs[0]["image"][None])
-        x = self.deform(x, self.offset(x)).relu()
-        return self.linear(x.mean(dim=(2, 3)))
-
-
-def test_parameters_and_multiply_adds_of_a_countable_network():
-    cost = count_operations(Countable(), [{"image": torch.rand(3, 8, 10)}])
-    # Weights and biases; the map has 4 x 5 cells.
-    conv, offset, deform, linear = 4 * 3 * 9, 18 * 4, 2 * 4 * 9, 5 * 2
-    assert cost["parameters"] == conv + 4 + offset + deform + linear + 5
-    assert cost["multiply_adds"] == 20 * (conv + offset + deform) + linear
-    assert cost["not_counted"] == ["aten::mean"]  # relu works element by element
-
-
-def test_costs_of_configs(config: Path, tmp_path: Path, one_thread: None):
-    wide = tmp_path / "wide.yaml"
-    wide.write_text(f'_BASE_: "{config}"\nMODEL:\n  DARKNET:\n    WIDTH: 0.25\n')
-    opts = ["INPUT.TEST_SIZE", "96"]
-    costs = measure_costs(Grid([str(config), str(wide)], [1], opts, jobs=1, threads=1))
-    first, second = costs["configs"].values()
-    assert list(costs["configs"]) == [str(config), str(wide)]
-    assert first["image"] == second["image"] == [96, 96]
-    assert first["latency_ratio"] == 1.0 and first["latency_ms"] > 0
-    assert first["parameters"] < second["parameters"]
-    assert first["multiply_adds"] < second["multiply_adds"]
-    assert costs["threads"] == 1

@@ -1,4 +1,4 @@
-"""The tool that compares configs: which runs it starts, what it keeps of them, what it refuses."""
+"""`asff ablate`: the runs it starts, the records it keeps, and what it refuses."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from asff.ablation import costs, processes
 from asff.checkpoint.metadata import package_version
-from tests.training import CONFIG, ROOT
+from tests.training import CONFIG, ROOT, run_asff
 
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(ROOT / "tools")  # as python tools/ablate.py has it
-    import ablate
-    import ablation_processes
-
-# Stands in for train_net.py, without seconds of imports. What it does follows from its config.
+# Replaces `asff train`, without seconds of imports. Its behaviour follows from its config's name.
 STUB = """
 import json, os, pathlib, subprocess, sys, time
 options = sys.argv[1:]
@@ -54,14 +50,14 @@ with (folder / "metrics.json").open("a") as file:
 def folder(
     tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch, clean_loggers: None
 ) -> Iterator[Path]:
-    """A working directory with configs whose names are their behaviour, and a stub to train."""
-    (tmp_path / "train_net.py").write_text(STUB)
+    """A working directory with configs named after their behaviour, and a stub of the training."""
+    (tmp_path / "train.py").write_text(STUB)
     for name in ("one", "three", "fails", "waits", "early", "blind"):
         (tmp_path / f"{name}.yaml").write_text(f'_BASE_: "{config}"\n')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ablation_processes, "ROOT", tmp_path)
-    monkeypatch.setattr(ablation_processes, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(ablate, "measure_costs", lambda grid: pytest.fail("costs are not asked"))
+    monkeypatch.setattr(processes, "TRAIN", (sys.executable, str(tmp_path / "train.py")))
+    monkeypatch.setattr(processes, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(costs, "measure_costs", lambda grid: pytest.fail("costs are not asked"))
     (tmp_path / "results").mkdir()
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
     yield tmp_path
@@ -70,26 +66,18 @@ def folder(
 
 
 @pytest.fixture
-def run(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> Callable[..., str]:
-    """``python tools/ablate.py ARGS``: all that it prints, with its last words."""
-
-    def run_tool(*args: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["ablate.py", *map(str, args)])
-        try:
-            ablate.main()
-        except SystemExit as end:
-            return f"{''.join(capsys.readouterr())}\n{end.code}"
-        return "".join(capsys.readouterr())
-
-    return run_tool
-
-
-@pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Costs are known without measuring."""
-    monkeypatch.setattr(ablate, "update_costs", lambda *args, **kwargs: None)
+    monkeypatch.setattr(costs, "update_costs", lambda *args, **kwargs: None)
+
+
+def run(*args: object) -> str:
+    """Run the verb, and return what it prints."""
+    return run_asff("ablate", *args).output
+
+
+def error(*args: object) -> str:
+    return run_asff("ablate", *args).error
 
 
 def started(folder: Path) -> list[str]:
@@ -118,8 +106,8 @@ def grid(*configs: str, seeds: tuple = (1,)) -> tuple:
     return ("results", "--config-files", *files, "--seeds", *seeds)
 
 
-def test_a_grid_runs_seed_by_seed_and_goes_on(folder, run, free):
-    first = run(*grid("three", "one", seeds=(2, 1)), "--threads", 2, "--opts", "SOLVER.MAX_ITER", 4)
+def test_a_grid_runs_seed_by_seed_and_goes_on(folder, free):
+    first = run(*grid("three", "one", seeds=(2, 1)), "--threads", 2, "SOLVER.MAX_ITER", 4)
     assert started(folder) == ["three 2 2", "one 2 2", "three 1 2", "one 1 2"]
     assert "three_seed2: AP 25.0, AP50 50.0" in first
     kept = record("three_seed2")
@@ -138,7 +126,7 @@ def test_a_grid_runs_seed_by_seed_and_goes_on(folder, run, free):
     # Another seed and another config; what is finished needs no output.
     for file in (folder / "output").rglob("*.*"):
         file.unlink()
-    opts = ("--opts", "SOLVER.MAX_ITER", 4)
+    opts = ("SOLVER.MAX_ITER", 4)
     run(*grid("one", "early", seeds=(1, 3)), *opts)
     assert started(folder) == ["early 1 1", "one 3 1", "early 3 1"]
     asked = json.loads(Path("results/grid.json").read_text())
@@ -154,7 +142,7 @@ def test_a_grid_runs_seed_by_seed_and_goes_on(folder, run, free):
     assert Path("results/plot.png").stat().st_size < 100_000
 
 
-def test_a_row_is_reproduced_by_its_command(folder, run, free):
+def test_a_row_is_reproduced_by_its_command(folder, free):
     run(*grid("three", "one", seeds=(1, 2)))
     (command,) = (x for x in page().splitlines() if "results_again --config-files one.yaml" in x)
     started(folder)
@@ -165,30 +153,28 @@ def test_a_row_is_reproduced_by_its_command(folder, run, free):
     assert again["AP"] == one["AP"] != three["AP"]
 
 
-def test_jobs_run_at_the_same_time(folder, run, free, monkeypatch):
-    most = 0
-    start = ablation_processes.start
-    processes = []
+def test_jobs_run_at_the_same_time(folder, free, monkeypatch):
+    start, started, most = processes.start, [], 0
 
     def counted(*args: object) -> subprocess.Popen:
         nonlocal most
-        processes.append(start(*args))
-        most = max(most, sum(process.poll() is None for process in processes))
-        return processes[-1]
+        started.append(start(*args))
+        most = max(most, sum(process.poll() is None for process in started))
+        return started[-1]
 
-    monkeypatch.setattr(ablation_processes, "start", counted)
+    monkeypatch.setattr(processes, "start", counted)
     run(*grid("three", "one", seeds=(1, 2, 3)), "--jobs", 2)
-    assert most == 2 and len(processes) == 6
+    assert most == 2 and len(started) == 6
     assert record("one_seed3")["jobs"] == 2
 
 
-def test_a_failed_run_is_named_and_the_others_go_on(folder, run):
+def test_a_failed_run_is_named_and_the_others_go_on(folder):
     printed = run(*grid("fails", "one", seeds=(1, 2)))
     assert started(folder) == ["fails 1 1", "one 1 1", "fails 2 1", "one 2 1"]
     log = Path("output", "ablations", "results", "fails_seed1.log")
     assert f"fails_seed1 failed: exit code 3\nThe end of {log}:\n    line 25\n" in printed
     assert "line 24" not in printed and "    line 39\n" in printed
-    assert printed.endswith("\nablate.py: error: these runs failed: fails_seed1, fails_seed2")
+    assert "asff ablate: error: these runs failed: fails_seed1, fails_seed2" in printed
     assert "| 0 of 2 |" in page()
     assert sorted(x.name for x in Path("results/runs").iterdir()) == [
         "one_seed1.json",
@@ -201,15 +187,15 @@ def test_a_failed_run_is_named_and_the_others_go_on(folder, run):
 
 
 @pytest.mark.parametrize("name", ["early", "blind"])
-def test_a_run_without_a_last_evaluation_has_failed(name, folder, run):
-    """Such as one whose last AP is of an iteration before the end, or of a set without truth."""
+def test_a_run_without_a_last_evaluation_has_failed(name, folder):
+    """Its last AP is of an earlier iteration, or it has none without ground truth."""
     printed = run(*grid(name))
     metrics = Path("output", "ablations", "results", f"{name}_seed1", "metrics.json")
     assert f"{metrics} does not end with a bbox/AP after iteration 4:" in printed
-    assert printed.endswith(f"these runs failed: {name}_seed1")
+    assert f"these runs failed: {name}_seed1" in printed
 
 
-def test_metrics_of_a_try_without_checkpoint_do_not_count(folder, run, free):
+def test_metrics_of_a_try_without_checkpoint_do_not_count(folder, free):
     output = Path("output", "ablations", "results", "one_seed1")
     output.mkdir(parents=True)
     line = json.dumps({"iteration": 99, "time": 100.0})
@@ -218,7 +204,7 @@ def test_metrics_of_a_try_without_checkpoint_do_not_count(folder, run, free):
     assert record("one_seed1")["training_seconds"] == 1.5
 
 
-def test_half_written_and_repeated_lines(folder, run, free):
+def test_half_written_and_repeated_lines(folder, free):
     """A run that stopped while it wrote, and was resumed."""
     output = Path("output", "ablations", "results", "one_seed1")
     run(*grid("one"))
@@ -243,7 +229,7 @@ def children(folder: Path) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_stops_the_tool_stops_its_runs(number, folder, run):
+def test_who_stops_the_tool_stops_its_runs(number, folder):
     def wait_for(count: int) -> bool:
         """Whether there are so many children of runs within half a minute."""
         deadline = time.monotonic() + 30
@@ -267,22 +253,15 @@ def test_who_stops_the_tool_stops_its_runs(number, folder, run):
     thread.join()
     signal.signal(signal.SIGINT, before)
     assert begun == [True] and len(started(folder)) == 2
-    assert printed.endswith("stopped, with all its runs. The same command goes on from here.")
+    assert "asff ablate: stopped, with all its runs." in printed
     # The system may take a moment to clear away what has been killed.
     assert wait_for(0) and children(folder) == []
 
 
-def error(printed: str) -> str:
-    assert "Traceback" not in printed
-    lines = [line for line in printed.splitlines() if "ablate.py: error: " in line]
-    assert len(lines) == 1, printed
-    return lines[0]
-
-
-def test_a_config_that_has_changed_is_refused(folder, run, free, config):
+def test_a_config_that_has_changed_is_refused(folder, free, config):
     run(*grid("one", seeds=(1, 2)))
     Path("one.yaml").write_text(f'_BASE_: "{config}"\nSOLVER:\n  BASE_LR: 0.5\n')
-    message = error(run(*grid("one", seeds=(3,))))
+    message = error(*grid("one", seeds=(3,)))
     assert str(Path("results", "runs", "one_seed1.json")) in message
     assert "SOLVER.BASE_LR is 0.01 there and 0.5 in one.yaml" in message
     # Also where there is a checkpoint that would be resumed. A mere try is no obstacle.
@@ -290,31 +269,33 @@ def test_a_config_that_has_changed_is_refused(folder, run, free, config):
     Path("results/runs/one_seed2.json").unlink()
     last = Path("output/ablations/results/one_seed2/last_checkpoint")
     last.write_text("model_0000001.pth")
-    assert str(last.with_name("run.json")) in error(run(*grid("one")))
+    assert str(last.with_name("run.json")) in error(*grid("one"))
     last.unlink()
     run(*grid("one"))
     assert record("one_seed1")["settings"]["SOLVER.BASE_LR"] == 0.5
 
 
-def test_a_folder_of_the_same_name_does_not_take_the_other_ones_runs(folder, run, free):
+def test_a_folder_of_the_same_name_does_not_take_the_other_ones_runs(folder, free):
     """It would write old results down as new ones."""
     run(*grid("one"))
     Path("output/ablations/results/one_seed1/last_checkpoint").write_text("model_final.pth")
     _, *options = grid("one")
-    message = error(run("again/results", *options))
+    message = error("again/results", *options)
     assert f"is of a run for {folder / 'results'}" in message
     assert "Give again/results another last name" in message
 
 
-def test_other_overrides_are_refused(folder, run, free):
-    run(*grid("one"), "--opts", "SOLVER.MAX_ITER", 4)
-    message = error(run(*grid("one", seeds=(2,)), "--opts", "SOLVER.BASE_LR", 0.02))
-    assert "--opts is 'SOLVER.BASE_LR 0.02'" in message and "'SOLVER.MAX_ITER 4'" in message
+def test_other_overrides_are_refused(folder, free):
+    run(*grid("one"), "SOLVER.MAX_ITER", 4)
+    message = error(*grid("one", seeds=(2,)), "SOLVER.BASE_LR", 0.02)
+    assert (
+        "KEY VALUE pairs are 'SOLVER.BASE_LR 0.02'" in message and "'SOLVER.MAX_ITER 4'" in message
+    )
     # Without the file of the grid the runs themselves tell.
     Path("results/grid.json").unlink()
-    message = error(run(*grid("one"), "--opts", "SOLVER.BASE_LR", 0.02))
+    message = error(*grid("one"), "SOLVER.BASE_LR", 0.02)
     assert "one_seed1.json is of a run with other settings: SOLVER.BASE_LR is 0.01" in message
-    assert "0.02 in one.yaml with --opts 'SOLVER.BASE_LR 0.02'" in message
+    assert "0.02 in one.yaml with 'SOLVER.BASE_LR 0.02'" in message
     assert started(folder) == ["one 1 1"]
 
 
@@ -322,22 +303,22 @@ def test_other_overrides_are_refused(folder, run, free):
     "options, message",
     [
         ((*grid("nowhere"),), "--config-file nowhere.yaml: there is no such file."),
-        ((*grid("one"), "--opts", "SOLVER.BASE_LRR", 1), "Did you mean SOLVER.BASE_LR?"),
-        ((*grid("one"), "--opts", "SOLVER.BASE_LR"), "Command line: "),
-        ((*grid("one"), "--opts", "SEED", 3), "--opts sets SEED, which each run gets"),
-        ((*grid("one"), "--opts", "OUTPUT_DIR", "x"), "--opts sets OUTPUT_DIR, which each run"),
-        ((*grid("one"), "--opts", "DATASETS.TEST", "()"), "one.yaml: DATASETS.TEST is ();"),
+        ((*grid("one"), "SOLVER.BASE_LRR", 1), "Did you mean SOLVER.BASE_LR?"),
+        ((*grid("one"), "SOLVER.BASE_LR"), "Command line: "),
+        ((*grid("one"), "SEED", 3), "set SEED, which each run sets"),
+        ((*grid("one"), "OUTPUT_DIR", "x"), "set OUTPUT_DIR, which each run"),
+        ((*grid("one"), "DATASETS.TEST", "()"), "one.yaml: DATASETS.TEST is ();"),
         ((*grid("one", "sub/one"),), "one.yaml and sub/one.yaml have the same name"),
         (("nowhere",), "There is no nowhere/grid.json: name --config-files and --seeds"),
         (("results", "--config-files", "one.yaml"), "--config-files and --seeds belong together"),
-        (("results", "--opts", "SOLVER.MAX_ITER", 3), "--opts needs --config-files"),
+        (("results", "SOLVER.MAX_ITER", 3), "'SOLVER.MAX_ITER 3' needs --config-files"),
         ((*grid("one", seeds=(-1,)),), "argument --seeds: -1 is not a whole number of at least 0"),
         ((*grid("one"), "--jobs", 0), "argument --jobs: 0 is not a whole number of at least 1"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_command_lines_that_are_refused(options, message, folder, run):
-    assert message in error(run(*options))
+def test_refusals(options, message, folder):
+    assert message in error(*options)
     assert started(folder) == [] and not Path("results/grid.json").exists()
 
 
@@ -351,23 +332,23 @@ def test_command_lines_that_are_refused(options, message, folder, run):
         ("costs.json", "{}", "costs.json lacks configs, hardware, threads, rounds, date: restore"),
     ],
 )
-def test_damaged_files_are_named(file, content, message, folder, run, free):
+def test_damaged_files_are_named(file, content, message, folder, free):
     run(*grid("one"))
     Path("results", file).write_text(content)
-    assert message in error(run("results"))
+    assert message in error("results")
 
 
-def test_a_record_of_another_grid_is_named(folder, run, free):
+def test_a_record_of_another_grid_is_named(folder, free):
     run(*grid("one"))
     content = {**record("one_seed1"), "seed": 7}
     Path("results/runs/one_seed7.json").write_text(json.dumps(content))
-    message = error(run("results"))
+    message = error("results")
     assert (
         "one_seed7.json is of one.yaml with seed 7, which are not in results/grid.json" in message
     )
 
 
-def test_costs_are_measured_once(folder, run, monkeypatch):
+def test_costs_are_measured_once(folder, monkeypatch):
     measured = []
 
     def measure(grid: object) -> dict:
@@ -375,7 +356,7 @@ def test_costs_are_measured_once(folder, run, monkeypatch):
         facts = {"hardware": "a machine", "threads": 1, "rounds": 9, "date": "today"}
         return {"configs": {file: {"parameters": 2e6} for file in grid.config_files}, **facts}
 
-    monkeypatch.setattr(ablate, "measure_costs", measure)
+    monkeypatch.setattr(costs, "measure_costs", measure)
     run(*grid("one"))
     run(*grid("one", seeds=(2,)))
     run("results")
@@ -392,12 +373,12 @@ def test_real_trainings(tmp_path: Path, datasets: Path):
     for fusion in ("none", "asff"):
         text = CONFIG.replace("  YOLOV3:\n", f"  YOLOV3:\n    FUSION:\n      NAME: {fusion}\n")
         (tmp_path / f"{fusion}.yaml").write_text(text)
-    options = [*grid("none", "asff", seeds=(1, 2)), "--jobs", "2", "--opts"]
+    options = [*grid("none", "asff", seeds=(1, 2)), "--jobs", "2"]
     options += ["SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "1"]
 
     def compare() -> dict:
         env = {**os.environ, "PYTHONPATH": str(ROOT / "projects" / "ASFF"), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(ROOT / "tools" / "ablate.py"), *map(str, options)]
+        command = [sys.executable, "-m", "asff", "ablate", *map(str, options)]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return json.loads((tmp_path / "results" / "table.json").read_text())

@@ -1,4 +1,4 @@
-"""What the configs of an ablation cost: parameters, multiply-adds, latency beside the first."""
+"""Costs of the configs of an ablation: parameters, multiply-adds and latency."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ..data import build_test_loader
 from ..engine import Trainer
 from ..engine.setup import load_config, resolve_device, resolve_sync_norm, setup_datasets
 from .records import describe_hardware
-from .runs import Grid, find_config, read_json
+from .runs import Grid, read_json, write_json
 
 WARM_UP, ROUNDS = 3, 50
 
 
 def measure_costs(grid: Grid) -> dict:
-    """Costs of all configs, for the first image of the test set, as a run's evaluation sees it.
+    """Measure the costs of all configs for the first image of the test set.
 
-    They are of networks with random weights: those find fewer boxes to suppress than trained ones.
+    The weights are random: NMS has fewer boxes to suppress than with trained ones.
 
     Returns:
-        ``configs``: by config file, its ``image`` (height and width in pixels), ``parameters``,
-        ``multiply_adds``, the operations ``not_counted``, ``latency_ms`` and ``latency_ratio`` to
-        the first config; and what latency depends on.
+        ``configs``: for each config file its ``image`` (height and width in pixels),
+        ``parameters``, ``multiply_adds``, the operations ``not_counted``, ``latency_ms`` and
+        ``latency_ratio`` to the first config; and what the latency depends on.
     """
     torch.set_num_threads(grid.threads)
     cfgs = [build_cfg(file, grid.opts) for file in grid.config_files]
@@ -40,7 +40,7 @@ def measure_costs(grid: Grid) -> dict:
     costs = [count_operations(model, x) for model, x in zip(models, inputs)]
     times = time_interleaved(models, inputs)
     for cost, x, seconds in zip(costs, inputs, times):
-        # Of each round, so that the load of the machine cancels.
+        # Ratios within a round cancel the load of the machine.
         ratios = [own / first for own, first in zip(seconds, times[0])]
         cost["image"] = list(x[0]["image"].shape[1:])
         cost["latency_ms"] = round(1e3 * statistics.median(seconds), 2)
@@ -54,19 +54,24 @@ def measure_costs(grid: Grid) -> dict:
     }
 
 
+def update_costs(folder: Path, grid: Grid, *, again: bool = False) -> None:
+    """Measure and write the costs of a grid if they are not known, or ``again``."""
+    if again or not set(grid.config_files) <= set(read_costs(folder).get("configs", {})):
+        write_json(folder / "costs.json", measure_costs(grid))
+
+
 def read_costs(folder: Path) -> dict:
-    """What :func:`measure_costs` has found before; empty where it has not been asked."""
+    """Read the costs of a folder of results; empty if they were not measured."""
     file = folder / "costs.json"
     keys = ("configs", "hardware", "threads", "rounds", "date")
     return read_json(file, keys) if file.is_file() else {}
 
 
 def build_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
-    """A config as train_net.py resolves it for one process."""
-    path = find_config(config_file)
-    cfg = load_config(path, list(opts))
+    """Return a config as train_net.py resolves it for one process."""
+    cfg = load_config(config_file, list(opts))
     cfg.DATALOADER.NUM_WORKERS = 0  # for a single image
-    setup_datasets(cfg, path, cfg.DATASETS.TEST)
+    setup_datasets(cfg, config_file, cfg.DATASETS.TEST)
     resolve_device(cfg, num_gpus=1)
     resolve_sync_norm(cfg, world_size=1)
     return cfg
@@ -76,7 +81,7 @@ def build_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
 def time_interleaved(
     models: Sequence[nn.Module], inputs: Sequence[list[dict]]
 ) -> list[list[float]]:
-    """Seconds of forward passes, by model and round; in each round every model has its turn."""
+    """Measure seconds of forward passes, by model and round; each round runs every model once."""
     times = [[] for _ in models]
     for step in trange(WARM_UP + ROUNDS, desc="latency", unit="round"):
         for model, x, seconds in zip(models, inputs, times):

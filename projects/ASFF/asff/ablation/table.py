@@ -177,8 +177,10 @@ def format_rows(folder: Path, rows: Sequence[dict], num_seeds: int) -> str:
 
 def link(config_file: str, folder: Path) -> str:
     """Return the name of a config, with a link from the folder if the file exists."""
-    name, path = Path(config_file).stem, Path(config_file)
-    return f"[{name}]({os.path.relpath(path.resolve(), folder.resolve())})" if path.is_file() else name
+    path = Path(config_file)
+    if not path.is_file():
+        return path.stem
+    return f"[{path.stem}]({os.path.relpath(path.resolve(), folder.resolve())})"
 
 
 def show_estimate(estimate: dict) -> str:

@@ -11,6 +11,7 @@ Without --config-files, table and plot are made from FOLDER alone. Exit code 1: 
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
 from pathlib import Path
@@ -38,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--config-files and --seeds belong together: name both, or neither.")
     if not args.config_files and args.opts:
         raise ValueError(f"'{' '.join(args.opts)}' needs --config-files.")
-    sys.stdout.reconfigure(line_buffering=True)  # so that a log file is up to date
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # so that a log file is up to date
     # Whoever terminates this process terminates its runs too; nohup ignores SIGHUP, and so do we.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
