@@ -94,7 +94,7 @@ def test_forbidden_imports_are_noticed():
 import asff.config
 from asff.config import choose
 from . import shapes
-from .shapes import draw_picture
+from .shapes import draw_image
 from .. import engine
 def inside():
     from ..checkpoint import Checkpointer

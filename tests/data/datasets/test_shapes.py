@@ -16,7 +16,7 @@ SMALL = {"num_train": 3, "num_val": 2, "image_size": 96}
 
 @pytest.fixture(scope="module")
 def pictures():
-    return [shapes.draw_picture(3, "train", i) for i in range(120)]
+    return [shapes.draw_image(3, "train", i) for i in range(120)]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def chi_square(table):
 @pytest.mark.parametrize("index", range(8))
 @pytest.mark.parametrize("size", [128, 256])
 def test_boxes_are_tight_around_what_painting_an_object_changes(index, size):
-    picture = shapes.draw_picture(5, "val", index, size)
+    picture = shapes.draw_image(5, "val", index, size)
     count = len(picture.shapes)
     # The canvas with 0, 1, ... objects, from the same random numbers.
     canvases = [
@@ -80,7 +80,7 @@ def extent(mask):
 
 
 def test_annotations_by_a_slow_loop():
-    picture = shapes.draw_picture(0, "train", 7, 96)
+    picture = shapes.draw_image(0, "train", 7, 96)
     for k, annotation in enumerate(picture.annotations()):
         own = [(x, y) for y in range(96) for x in range(96) if picture.owner[y, x] == k]
         left, top = min(x for x, _ in own), min(y for _, y in own)
@@ -109,11 +109,11 @@ def test_area_of_a_drawn_shape(name, area):
 
 
 def test_same_again_but_never_in_both_splits():
-    first, second = shapes.draw_picture(1, "train", 6), shapes.draw_picture(1, "train", 6)
+    first, second = shapes.draw_image(1, "train", 6), shapes.draw_image(1, "train", 6)
     np.testing.assert_array_equal(first.image, second.image)
     np.testing.assert_array_equal(first.owner, second.owner)
     different = [
-        shapes.draw_picture(*key).image for key in [(1, "val", 6), (2, "train", 6), (1, "train", 7)]
+        shapes.draw_image(*key).image for key in [(1, "val", 6), (2, "train", 6), (1, "train", 7)]
     ]
     for other in different:
         # Unrelated pictures, not one with other noise.
@@ -218,7 +218,7 @@ def test_chi_square_notices_a_dependence():
 
 def test_smallest_pictures_draw():
     for i in range(60):
-        picture = shapes.draw_picture(0, "train", i, shapes.MIN_IMAGE_SIZE)
+        picture = shapes.draw_image(0, "train", i, shapes.MIN_IMAGE_SIZE)
         assert all(min(a["bbox"][2:]) >= 5 for a in picture.annotations())
 
 
@@ -236,7 +236,7 @@ def test_written_dataset_is_coco(tmp_path, capsys):
             names.add(image["file_name"])
             pixels = cv2.imread(str(root / "images" / image["file_name"]))
             assert pixels.shape == (image["height"], image["width"], 3) == (96, 96, 3)
-            drawn = shapes.draw_picture(4, split, image["id"] - 1, 96)
+            drawn = shapes.draw_image(4, split, image["id"] - 1, 96)
             assert np.abs(pixels - drawn.image.astype(float)).mean() < 8  # JPEG
             found = coco.loadAnns(coco.getAnnIds(image["id"]))
             keys = ("bbox", "area", "category_id", "iscrowd")
@@ -248,13 +248,13 @@ def test_written_dataset_is_coco(tmp_path, capsys):
 
 def test_second_call_does_nothing_and_other_settings_write_anew(tmp_path, monkeypatch):
     drawn = Counter()
-    draw = shapes.draw_picture
+    draw = shapes.draw_image
 
     def count(*args):
         drawn["pictures"] += 1
         return draw(*args)
 
-    monkeypatch.setattr(shapes, "draw_picture", count)
+    monkeypatch.setattr(shapes, "draw_image", count)
     assert shapes.write_shapes_dataset(tmp_path, **SMALL)
     first = snapshot(tmp_path)
     assert not shapes.write_shapes_dataset(str(tmp_path), **SMALL)

@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from ..checkpoint import Checkpointer, read_metadata
 from ..config_files import load_config, merge_options, parse_config
 from ..data import build_pixel_mapper, build_reader, check_input
-from ..data.datasets.classes import DEFAULT_CLASSES, class_count, known_classes, shorten
+from ..data.datasets import class_count, known_classes, set_num_classes, shorten
 from .setup import (
     check_model,
     resolve_device,
@@ -211,13 +211,7 @@ def follow_names(cfg: CfgNode, names: list[str], weights: str | os.PathLike) -> 
                 "in DATASETS.TEST."
             )
         return names
-    key, count = model
     if not names:
-        return [str(i) for i in range(count)]
-    if count not in (len(names), DEFAULT_CLASSES):
-        raise ValueError(
-            f"{key} is {count}, but {weights} was trained on {len(names)} classes "
-            f"({shorten(names)}). Set {key} to {len(names)}."
-        )
-    cfg.merge_from_list([key, len(names)])
+        return [str(i) for i in range(model[1])]
+    set_num_classes(cfg, names, f"{weights} was trained on")
     return names

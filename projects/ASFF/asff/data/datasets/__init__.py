@@ -9,6 +9,8 @@ from .classes import (
     class_count,
     follow_classes,
     known_classes,
+    set_num_classes,
+    shorten,
 )
 from .coco_dataset import CocoDataset, load_dataset
 from .image_files import shared_files
@@ -40,7 +42,9 @@ __all__ = [
     "register_custom_datasets",
     "repair",
     "resolve_custom_datasets",
+    "set_num_classes",
     "shared_files",
+    "shorten",
     "summarize",
     "usable_annotations",
 ]

@@ -1,4 +1,4 @@
-"""Datasets known by name, below `$DETECTRON2_DATASETS` as Detectron2's own ones.
+"""Datasets that are registered by name, below `$DETECTRON2_DATASETS` as Detectron2's own.
 
 `NAME/{train,val,test}.json` in COCO format and `NAME/images/` hold the splits `NAME_train` etc.
 """
@@ -21,7 +21,7 @@ DATASETS = {
 
 
 def register_builtin_datasets(root: str | os.PathLike) -> None:
-    """Register every split of :data:`DATASETS` below ``root``; the files are read when used."""
+    """Register every split of :data:`DATASETS` below ``root``; files are read when used."""
     for dataset, (splits, classes) in DATASETS.items():
         folder = Path(root).expanduser() / dataset
         for split in splits:

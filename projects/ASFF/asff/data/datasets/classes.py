@@ -1,4 +1,4 @@
-"""Is the data that a config names there, and does it fit the model? Asked before anything else."""
+"""Checks of the datasets that a config names: that they exist, and have the model's classes."""
 
 from __future__ import annotations
 
@@ -40,13 +40,10 @@ def check_datasets(names: Sequence[str], key: str) -> None:
                 )
 
 
-def class_count(cfg: CfgNode) -> tuple[str, int] | None:
-    """Key and value of the meta-architecture's class count; None where they are not known."""
-    name = cfg.MODEL.META_ARCHITECTURE
-    node = "ROI_HEADS" if "RCNN" in name else name.upper()
-    if "NUM_CLASSES" not in cfg.MODEL.get(node, ()):
-        return None
-    return f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node].NUM_CLASSES
+def known_classes(names: Sequence[str]) -> dict[str, list[str]]:
+    """Return class names by dataset; some datasets have them only once they are loaded."""
+    classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
+    return {name: list(value) for name, value in classes.items() if value is not None}
 
 
 def check_same_classes(names: Sequence[str]) -> None:
@@ -67,6 +64,25 @@ def check_same_classes(names: Sequence[str]) -> None:
             )
 
 
+def class_count(cfg: CfgNode) -> tuple[str, int] | None:
+    """Return key and value of the meta-architecture's class count; None where it has no key."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    node = "ROI_HEADS" if "RCNN" in name else name.upper()
+    if "NUM_CLASSES" not in cfg.MODEL.get(node, ()):
+        return None
+    return f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node].NUM_CLASSES
+
+
+def check_num_classes(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Check the model's class count against the datasets whose classes are known by now.
+
+    Raises:
+        ValueError: they differ.
+    """
+    for name, classes in known_classes(names).items():
+        _check_count(cfg, classes, f"the dataset '{name}' has")
+
+
 def follow_classes(cfg: CfgNode, names: Sequence[str]) -> None:
     """Set the model's class count, where it is the default, to that of the datasets."""
     model, known = class_count(cfg), known_classes(names)
@@ -81,29 +97,32 @@ def follow_classes(cfg: CfgNode, names: Sequence[str]) -> None:
         )
 
 
-def known_classes(names: Sequence[str]) -> dict[str, list[str]]:
-    """Class names by dataset; some datasets have them only once they are loaded."""
-    classes = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
-    return {name: list(value) for name, value in classes.items() if value is not None}
+def set_num_classes(cfg: CfgNode, classes: Sequence[str], owner: str) -> None:
+    """Set the model's class count, where it is the default; check it where it is not.
+
+    Args:
+        owner: what has the classes, in words, as "model.pth was trained on".
+
+    Raises:
+        ValueError: the config states another count.
+    """
+    model = class_count(cfg)
+    if model is not None and model[1] == DEFAULT_CLASSES:
+        cfg.merge_from_list([model[0], len(classes)])
+    _check_count(cfg, classes, owner)
+
+
+def _check_count(cfg: CfgNode, classes: Sequence[str], owner: str) -> None:
+    if (model := class_count(cfg)) is None:
+        return
+    key, count = model
+    if len(classes) != count:
+        raise ValueError(
+            f"{key} is {count}, but {owner} {len(classes)} classes ({shorten(classes)}). "
+            f"Set {key} to {len(classes)}."
+        )
 
 
 def shorten(classes: Sequence[str]) -> str:
+    """Join class names for a message, at most ten."""
     return ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-
-
-def check_num_classes(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Check the model's class count against the datasets whose classes are known by now.
-
-    Raises:
-        ValueError: they differ.
-    """
-    known = class_count(cfg)
-    if known is None:
-        return
-    key, count = known
-    for name, classes in known_classes(names).items():
-        if len(classes) != count:
-            raise ValueError(
-                f"{key} is {count}, but the dataset '{name}' has {len(classes)} classes "
-                f"({shorten(classes)}). Set {key} to {len(classes)}."
-            )
