@@ -68,7 +68,7 @@ def test_help_shows_inputs_and_options(parser, capsys):
         parser.parse_args(["--help"])
     printed = capsys.readouterr().out
     assert end.value.code == 0
-    assert printed.startswith("usage: asff verb FOLDER [-h]") and "KEY VALUE ..." in printed
+    assert printed.startswith("usage: asff verb FOLDER [-h]") and "[KEY VALUE ...]" in printed
     assert "FOLDER  of results" in printed and "--config-file FILE" in printed
 
 

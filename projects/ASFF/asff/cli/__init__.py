@@ -60,6 +60,7 @@ class VerbParser(argparse.ArgumentParser):
         self._input_parser.error = self.error
         self._inputs = self._input_parser.add_argument_group("inputs")
         self._positionals.title = "config"
+        self._has_opts = False
 
     def add_input(self, name: str, **options) -> None:
         """Add an input, which comes before all options; see :meth:`add_argument`."""
@@ -72,6 +73,7 @@ class VerbParser(argparse.ArgumentParser):
 
     def add_opts(self) -> None:
         """Add KEY VALUE pairs that override keys of the config, as ``args.opts``."""
+        self._has_opts = True
         self.add_argument(
             "opts",
             nargs=argparse.REMAINDER,
@@ -98,8 +100,8 @@ class VerbParser(argparse.ArgumentParser):
         inputs = self._input_parser.format_usage().split(self.prog, 1)[1]
         options = super().format_usage().split(self.prog, 1)[1]
         usage = " ".join(f"{inputs} {options}".split())
-        if usage.endswith(" ..."):  # argparse's notation of the remainder
-            usage = f"{usage[:-3]}KEY VALUE ..."
+        # argparse abbreviates the remainder.
+        usage = re.sub(r"\.\.\.$", "[KEY VALUE ...]", usage) if self._has_opts else usage
         return f"usage: {self.prog} {usage}\n"
 
     def format_help(self) -> str:
