@@ -23,17 +23,17 @@ def cosine(where: float, start: float = 0.01, end: float = 0.001) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * where)) / 2
 
 
-def average_precisions(run: Run) -> str:
-    """AP, AP50, AP75 ... as printed last, in Detectron2's copy-and-paste format."""
+def average_precisions(run: Run, output: Path) -> str:
+    """Return AP, AP50, AP75 ... of a run's last evaluation, in Detectron2's format for copying."""
     assert run.code == 0, run.output
-    return re.findall(r"copypaste: ([-\d.,na]+)$", run.output, re.MULTILINE)[-1]
+    _, _, log = (output / "log.txt").read_text().rpartition("Start inference")
+    return re.findall(r"copypaste: ([-\d.,na]+)$", log, re.MULTILINE)[-1]
 
 
 def check_four_steps(run: Run, output: Path) -> None:
     """The run trained 4 steps and evaluated, and its checkpoint holds all that a resume needs."""
-    assert run.code == 0, run.output
-    assert "Starting training from iteration 0" in run.output
-    assert average_precisions(run).count(",") == 5
+    assert "Starting fresh" in run.output
+    assert average_precisions(run, output).count(",") == 5
     checkpoint = read_checkpoint(output / "model_final.pth")
     assert checkpoint["iteration"] == checkpoint["trainer"]["iteration"] == 3
     assert checkpoint["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 4
@@ -44,7 +44,7 @@ def check_four_steps(run: Run, output: Path) -> None:
 
 def check_resumed_to_six(run: Run, output: Path) -> None:
     assert run.code == 0, run.output
-    assert "Starting training from iteration 4" in run.output
+    assert "Resuming from iteration 4" in run.output
     last = metrics(output)[-2]
     assert last["iteration"] == 5
     assert last["lr"] == pytest.approx(cosine(5 / 6))
@@ -89,6 +89,18 @@ def test_trains_and_evaluates(trained):
     assert "MODEL.YOLOV3.NORM: BN instead of SyncBN (1 process on cpu)" in output
 
 
+def test_screen_shows_what_a_user_follows(trained, overfit):
+    """Environment, config and model are in log.txt alone; tables of the evaluation in both."""
+    for run, output in (trained, overfit):
+        log = (output / "log.txt").read_text()
+        for start in ("Environment info", "Running with full config", "Model:", "Serializing"):
+            assert start in log and start not in run.output
+        assert len(log.splitlines()) > 500 > 60 > len(run.output.splitlines())
+    assert run.output.count("iter: 19 ") == log.count("iter: 19 ") == 1
+    assert run.output.count("Evaluation results for bbox") == log.count("for bbox: ") == 1
+    assert "Average Precision" in log and "Average Precision" not in run.output
+
+
 def test_resumes(trained, config, tmp_path):
     output = tmp_path / "resumed"
     shutil.copytree(trained[1], output)
@@ -102,7 +114,6 @@ def test_new_training_ignores_the_last_one(trained, config, tmp_path):
     options = ("MODEL.WEIGHTS", weights, "SOLVER.MAX_ITER", 1, "OUTPUT_DIR", tmp_path)
     run = run_here("--config-file", config, *options)
     assert run.code == 0, run.output
-    assert "Starting training from iteration 0" in run.output
     assert f"with the weights of {weights} and nothing else of it" in run.output
     # The first step of a warm-up from a tenth.
     assert metrics(tmp_path)[0]["lr"] == pytest.approx(0.001)
@@ -169,18 +180,20 @@ def test_processes_print_the_same_ap(overfit, config, tmp_path):
     run, output = overfit
     options = ["--config-file", config, "--eval-only", "OUTPUT_DIR", tmp_path]
     options += ["MODEL.WEIGHTS", output / "model_final.pth"]
-    one = average_precisions(run_here(*options))
+    one = average_precisions(run_here(*options), tmp_path)
     assert float(one.split(",")[0]) > 1  # or equal would mean nothing
-    assert one == average_precisions(run)
+    assert one == average_precisions(run, output)
     two = run_apart(*options[:2], *SPAWN, *options[2:])
-    assert "World size: 2" in two.output
-    assert average_precisions(two) == one
+    assert (tmp_path / "log.txt.rank1").is_file()
+    assert average_precisions(two, tmp_path) == one
 
 
 def test_resume_evaluates_the_last_checkpoint(overfit, config):
     run, output = overfit
+    before, log = average_precisions(run, output), (output / "log.txt").read_text()
     again = run_here("--config-file", config, "--eval-only", "--resume", "OUTPUT_DIR", output)
-    assert average_precisions(again) == average_precisions(run)
+    assert average_precisions(again, output) == before
+    assert "Start inference" in (output / "log.txt").read_text().removeprefix(log)
 
 
 # Name of the case: options after the config file, what the message says. FILES are in folder {0}.
@@ -321,6 +334,6 @@ def test_processes_refuse_with_one_message(config, tmp_path, launcher):
     run = run_apart(*options, launcher=launcher)
     if not launcher:
         assert "none, sum, concat, asff" in run.error
-    # torchrun adds what it has to say.
-    assert run.code == 1
+    else:  # torchrun adds a summary, and has an exit code of its own
+        assert run.code == 1
     assert run.output.count("train_net.py: error: ") == 1

@@ -79,7 +79,7 @@ def evaluate_by_detectron2(
     assert isinstance(evaluator, COCOEvaluator)
     labels = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
     evaluator.reset()
-    for image_id, image in evaluator.truth.imgs.items():
+    for image_id, image in evaluator.ground_truth.imgs.items():
         own = [x for x in results if x["image_id"] == image_id]
         instances = Instances((image["height"], image["width"]))
         boxes = torch.tensor([x["bbox"] for x in own], dtype=torch.float32).view(-1, 4)
@@ -90,7 +90,7 @@ def evaluate_by_detectron2(
         evaluator.process([{"image_id": image_id}], [{"instances": instances}])
     numbers = evaluator.evaluate()["bbox"]
     written = json.loads((folder / "coco_instances_results.json").read_text())
-    return numbers, evaluator.truth, written
+    return numbers, evaluator.ground_truth, written
 
 
 def check_equal_to_detectron2(name: str, results: list[dict], folder: Path) -> None:

@@ -72,7 +72,7 @@ def test_trains_and_evaluates(datasets, tmp_path: Path, name, options):
     assert metrics(tmp_path)[0]["total_loss"] > 0
     # The class count follows the data.
     assert ".NUM_CLASSES: 4, as shapes_train has" in run.output
-    assert "copypaste: AP,AP50,AP75" in run.output
+    assert "copypaste: AP,AP50,AP75" in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,9 @@ def test_trains_and_evaluates_with_asff_fpn(datasets, tmp_path: Path, name, buil
     run = run_here("--config-file", config, *options)
     assert run.code == 0, run.output
     assert metrics(tmp_path)[0]["total_loss"] > 0
-    assert run.output.count("copypaste: AP,AP50,AP75") == (2 if "MODEL.MASK_ON" in options else 1)
+    assert (tmp_path / "log.txt").read_text().count("copypaste: AP,AP50,AP75") == (
+        2 if "MODEL.MASK_ON" in options else 1
+    )
     weights = read_checkpoint(tmp_path / "model_final.pth")["model"]
     assert any(key.startswith("backbone.asff.fuse.") for key in weights)
 
@@ -108,4 +110,4 @@ def test_two_processes_train_asff_fpn(datasets, tmp_path: Path):
     run = run_apart("--config-file", config, "--num-gpus", 2, *options)
     assert run.code == 0, run.output
     assert "MODEL.ASFF_FPN.NORM: naiveSyncBN instead of SyncBN" in run.output
-    assert "copypaste: AP,AP50,AP75" in run.output
+    assert "copypaste: AP,AP50,AP75" in (tmp_path / "log.txt").read_text()

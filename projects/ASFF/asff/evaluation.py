@@ -1,4 +1,4 @@
-"""COCO's evaluation, also of images whose truth only an evaluation server knows."""
+"""COCO's evaluation, also of images whose ground truth only an evaluation server has."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from pycocotools.coco import COCO
 
 
 class Evaluator(COCOEvaluator):
-    """COCOEvaluator that takes any annotation ids, and names the file where there is no truth."""
+    """COCOEvaluator for any annotation ids; without ground truth it names the file to upload."""
 
     def __init__(self, dataset_name: str, **options):
         super().__init__(dataset_name, **options)
-        # pycocotools computes with the ids, and takes a truth with id 0 for none.
+        # pycocotools computes with the ids, and takes an object with id 0 for unmatched.
         for number, annotation in enumerate(self._coco_api.dataset.get("annotations", ()), start=1):
             annotation["id"] = number
         with redirect_stdout(io.StringIO()):
             self._coco_api.createIndex()
 
     @property
-    def truth(self) -> COCO:
-        """The dataset as pycocotools has it; without ``annotations`` where there is no truth."""
+    def ground_truth(self) -> COCO:
+        """The dataset as pycocotools has it; without ``annotations`` if there are none."""
         return self._coco_api
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict:
-        results = super().evaluate(img_ids)
+        with redirect_stdout(io.StringIO()) as printed:  # by pycocotools
+            results = super().evaluate(img_ids)
+        logging.getLogger("asff").debug(printed.getvalue().rstrip())
         if comm.is_main_process() and not self._do_evaluation:
             file = os.path.join(self._output_dir, "coco_instances_results.json")
             logging.getLogger("asff").info(

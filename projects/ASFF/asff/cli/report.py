@@ -87,7 +87,7 @@ def write_report(run: RunFolder, output: Path, wanted: str | None) -> None:
         ValueError: naming the file or option, its value, and the fix.
     """
     cfg, dataset = read_config(run, wanted)
-    truth = Trainer.build_evaluator(cfg, dataset).truth
+    truth = Trainer.build_evaluator(cfg, dataset).ground_truth
     evaluation = evaluate(truth, run.read_results(dataset))
     images = choose_images(evaluation, MetadataCatalog.get(dataset).get("image_root", ""))
     content = describe_run(run, cfg, dataset, evaluation, images)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import Checkpointer
 from .launch import user_errors
+from .logs import setup_logs
 from .trainer import Trainer
 
 
@@ -21,13 +20,8 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
     Returns:
         The metrics of the evaluation (of the last one, after training); None without one.
     """
+    setup_logs(cfg.OUTPUT_DIR, comm.get_rank())
     default_setup(cfg, args)
-    setup_logger(
-        cfg.OUTPUT_DIR,
-        distributed_rank=comm.get_rank(),
-        name="asff",
-        configure_stdout=not logging.getLogger("asff").handlers,  # setup() may have done it
-    )
     if args.eval_only:
         with user_errors():
             model = Trainer.build_model(cfg)
