@@ -25,7 +25,7 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml tools/install.py
 	@touch "$@"
 
 quickstart: $(STAMP)  ## train and evaluate a small detector on generated images
-	$(RUN) tools/quickstart.py $(ARGS)
+	$(RUN) -m asff quickstart $(ARGS)
 
 test: $(STAMP)  ## run all tests
 	$(RUN) -m pytest $(ARGS)

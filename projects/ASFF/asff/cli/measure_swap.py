@@ -1,8 +1,7 @@
-#!/usr/bin/env python
-"""What putting ASFF-FPN into a trained detector changes before any further training.
+"""Measure what replacing FPN by ASFF-FPN changes in a trained detector before further training.
 
-    python tools/measure_swap.py --config-file FPN_CONFIG --backbone ASFF_BUILDER \\
-        MODEL.WEIGHTS FILE [KEY VALUE ...]
+    asff measure-swap --config-file FPN_CONFIG --weights FILE [KEY VALUE ...]
+    asff measure-swap --config-file FPN_CONFIG --weights FILE --backbone ASFF_BUILDER
 
 Runs the detector of FPN_CONFIG, and the same with another MODEL.BACKBONE.NAME, over the dataset of
 DATASETS.TEST. Prints AP of both, how far the features move, and how many detections stay.
@@ -10,129 +9,61 @@ DATASETS.TEST. Prints AP of both, how far the features move, and how many detect
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import argparse
 from tempfile import TemporaryDirectory
 
-# First, for it says what is not installed.
-from ..checkpoint import Checkpointer
-from ..config import choose
-from ..data import build_test_loader
-from ..engine import Trainer, argument_parser, setup, user_errors
-
-# isort: split
-import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import BACKBONE_REGISTRY
-from detectron2.structures import Instances, pairwise_iou
-from torch import Tensor, nn
-from tqdm import tqdm
-
-SCORE, IOU = 0.3, 0.95
+from . import VerbParser
 
 
-@dataclass
-class Change:
-    """What changed over a dataset.
-
-    Attributes:
-        moved: per level, norm of the difference of the features over the norm of the first ones.
-        kept, lost: detections of the first detector with a score above 0.3 that the second one has,
-            and has not, with the same class at an IoU of at least 0.95, at whatever score.
-        new: detections of the second one that the first has not, by the same rule.
-    """
-
-    moved: dict[str, float]
-    kept: int
-    lost: int
-    new: int
-
-
-def build(cfg: CfgNode) -> nn.Module:
-    """The detector of a config in evaluation, with its weights."""
-    model = Trainer.build_model(cfg).eval()
-    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
-    return model
-
-
-def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
-    """COCO's box metrics; what a training wrote to OUTPUT_DIR stays."""
-    with TemporaryDirectory() as folder:
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.OUTPUT_DIR = folder
-        results = Trainer.test(cfg, model)
-    if "bbox" not in results:
-        raise ValueError(f"DATASETS.TEST: {cfg.DATASETS.TEST[0]} has no annotations, hence no AP.")
-    return results["bbox"]
-
-
-def found_again(detections: Instances, others: Instances) -> Tensor:
-    """Which detections with a score above 0.3 are among the others, whatever their score there."""
-    detections = detections[detections.scores > SCORE]
-    ious = pairwise_iou(detections.pred_boxes, others.pred_boxes)
-    same_class = detections.pred_classes[:, None] == others.pred_classes
-    return ((ious >= IOU) & same_class).any(dim=1)
-
-
-@torch.no_grad()
-def compare(first: nn.Module, second: nn.Module, batches: Iterable[list[dict]]) -> Change:
-    """Run two detectors whose backbones have equal levels over the same batches."""
-    features: list[dict[str, Tensor]] = []
-    hooks = [
-        model.backbone.register_forward_hook(lambda module, args, out: features.append(out))
-        for model in (first, second)
-    ]
-    before, difference = {}, {}
-    kept = lost = new = 0
-    for batch in tqdm(batches, unit="batch", disable=None):
-        features.clear()
-        results = [model(batch) for model in (first, second)]
-        for name, x in features[0].items():
-            before[name] = before.get(name, 0) + x.double().square().sum().item()
-            moved = (features[1][name] - x).double().square().sum().item()
-            difference[name] = difference.get(name, 0) + moved
-        for a, b in zip(*results):
-            again = found_again(a["instances"], b["instances"])
-            kept, lost = kept + int(again.sum()), lost + int((~again).sum())
-            new += int((~found_again(b["instances"], a["instances"])).sum())
-    for hook in hooks:
-        hook.remove()
-    moved = {name: (difference[name] / before[name]) ** 0.5 for name in before}
-    return Change(moved, kept, lost, new)
-
-
-def main() -> None:
-    parser = argument_parser()
+def add_arguments(parser: VerbParser) -> None:
+    parser.add_weights(required=True, help="checkpoint of the detector with FPN")
     parser.add_argument(
         "--backbone",
         default="build_retinanet_resnet_asff_fpn_backbone",
-        help="MODEL.BACKBONE.NAME to swap in; with FPN's weights it must have the same levels",
+        metavar="NAME",
+        help="MODEL.BACKBONE.NAME to use instead, with the same levels; default: %(default)s",
     )
-    args = parser.parse_args()
-    args.eval_only = True
-    with user_errors():
-        cfg = setup(args)
+    parser.add_config_file(required=True, help="config of the detector with FPN")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate and compare both detectors.
+
+    Raises:
+        ValueError: naming the key or file, its value, and the fix.
+    """
+    from detectron2.modeling import BACKBONE_REGISTRY
+
+    from ..analysis.swap import compare_detectors
+    from ..checkpoint import Checkpointer
+    from ..config import choose
+    from ..data import build_test_loader
+    from ..engine import Trainer, argument_parser, setup
+
+    with TemporaryDirectory() as folder:  # the results of a training in OUTPUT_DIR stay
+        options = ["MODEL.WEIGHTS", args.weights, *args.opts, "OUTPUT_DIR", folder]
+        line = ["--config-file", args.config_file, "--eval-only", *options]
+        cfg = setup(argument_parser().parse_args(line))
         if len(cfg.DATASETS.TEST) != 1:
             raise ValueError(f"DATASETS.TEST is {cfg.DATASETS.TEST}: name one dataset.")
         choose(dict(BACKBONE_REGISTRY), args.backbone, "--backbone")
         swapped = cfg.clone()
         swapped.defrost()
         swapped.MODEL.BACKBONE.NAME = args.backbone
-        models = [build(cfg), build(swapped)]
-        aps = [evaluate(cfg, model) for model in models]
-        change = compare(*models, build_test_loader(cfg, cfg.DATASETS.TEST[0]))
-    parameters = [sum(p.numel() for p in model.parameters()) / 1e6 for model in models]
-    for name, ap, count in zip((cfg.MODEL.BACKBONE.NAME, args.backbone), aps, parameters):
-        print(f"{name}: AP {ap['AP']:.2f}, AP50 {ap['AP50']:.2f}, {count:.2f} M parameters")
-    print("Features move by", ", ".join(f"{k} {v:.1%}" for k, v in change.moved.items()))
-    total = change.kept + change.lost
-    share = f"{change.kept / total:.1%}" if total else "n/a"
-    print(
-        f"Of {total} boxes with a score over {SCORE}, {change.kept} ({share}) are found again with "
-        f"the same class at IoU {IOU}; {change.new} are new."
-    )
-
-
-if __name__ == "__main__":
-    main()
+        models, lines = [], []
+        for x in (cfg, swapped):
+            model = Trainer.build_model(x).eval()
+            Checkpointer(model).load(x.MODEL.WEIGHTS)
+            models.append(model)
+            results = Trainer.test(x, model)
+            if "bbox" not in results:
+                raise ValueError(
+                    f"DATASETS.TEST: {x.DATASETS.TEST[0]} has no annotations, hence no AP."
+                )
+            ap, size = results["bbox"], sum(p.numel() for p in model.parameters()) / 1e6
+            lines.append(
+                f"{x.MODEL.BACKBONE.NAME}: AP {ap['AP']:.2f}, AP50 {ap['AP50']:.2f}, "
+                f"{size:.2f} M parameters"
+            )
+        change = compare_detectors(*models, build_test_loader(cfg, cfg.DATASETS.TEST[0]))
+    print(*lines, change, sep="\n")
