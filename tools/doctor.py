@@ -1,7 +1,9 @@
-"""Says whether this machine can run the project: versions, devices, then each needed part in turn.
+"""Check whether this machine can run the project: versions, devices, then each needed part.
 
-It imports nothing of ours, and at its start only the standard library, so it also speaks where
-everything is missing: `python tools/doctor.py`. Exit code 0 if all is well, 1 if not.
+    python tools/doctor.py
+
+It imports nothing of the package, and at its start only the standard library, so that it works
+without any dependency. Exit code 0 if all parts work, 1 if not.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What the versions are asked for: a name to print, and the distributions that may provide it.
+# Packages whose versions are printed, and the distributions that may provide them.
 DISTRIBUTIONS = {
     "torch": ["torch"],
     "torchvision": ["torchvision"],
@@ -39,20 +41,20 @@ DISTRIBUTIONS = {
     "pycocotools": ["pycocotools"],
     "fvcore": ["fvcore"],
     "iopath": ["iopath"],
-    "scikit-learn": ["scikit-learn"],  # only tools/fit_anchors.py needs it
-    "timm": ["timm"],  # only its own bottom-ups need it
+    "scikit-learn": ["scikit-learn"],  # for asff fit-anchors
+    "timm": ["timm"],  # for build_timm_backbone
     "setuptools": ["setuptools"],
 }
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing that must work.
+    """A part that must work.
 
     Args:
         name: what the report calls it.
         needs: the modules without which it is not tried.
-        attempt: tries it, and returns a few words on what it saw; raises where it does not work.
+        attempt: tries it, and returns a short description; raises if it does not work.
         fix: what to do then.
     """
 
@@ -125,15 +127,15 @@ def try_coco_eval() -> str:
 
     box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50]}
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {
+        gt = COCO()
+        gt.dataset = {
             "info": {},
             "images": [{"id": 1, "width": 100, "height": 100}],
             "categories": [{"id": 1, "name": "thing"}],
             "annotations": [{**box, "id": 1, "area": 2500, "iscrowd": 0}],
         }
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes([{**box, "score": 0.9}]), "bbox")
+        gt.createIndex()
+        evaluation = COCOeval(gt, gt.loadRes([{**box, "score": 0.9}]), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -293,7 +295,7 @@ def device_lines() -> Iterator[str]:
 
 
 def examine(parts: list[Part]) -> list[Part]:
-    """Tries the parts in turn, printing one line each; returns those that do not work."""
+    """Try the parts in turn, print a line for each, and return those that do not work."""
     failed = []
     for part in parts:
         absent = [need for need in part.needs if need in {bad.name for bad in failed}]

@@ -1,8 +1,8 @@
-"""Builds the environment that the Makefile works in: `make setup` runs it.
+"""Build the environment of the Makefile; `make setup` runs it.
 
-The pinned packages, Detectron2 and this project, by plain pip, whose own configuration (a mirror, a
-constraint) applies. A Detectron2 that is already there is kept. Standard library only, and readable
-by any Python since 3.6, so that one that is too old can be told so.
+Installs the pinned packages, Detectron2 and this project by pip, whose own configuration (a mirror,
+a constraint) applies. An installed Detectron2 is kept. Uses the standard library only, and the
+syntax of Python 3.6, so that a Python that is too old gets a message.
 
 Exit code 2: something is missing on this machine; 1: pip failed.
 """
@@ -51,11 +51,11 @@ print(json.dumps({"python": sys.version_info[:2], "detectron2": found}))
 
 
 class Missing(Exception):
-    """Something that this machine lacks, in one sentence that says what to do."""
+    """A requirement that this machine lacks; the message says what to do."""
 
 
 def check_python(version: tuple) -> None:
-    """Raises Missing unless the pinned packages exist for this (major, minor)."""
+    """Raise Missing unless the pinned packages exist for this (major, minor)."""
     if OLDEST <= version <= NEWEST:
         return
     this, oldest, newest = (".".join(map(str, pair)) for pair in (version, OLDEST, NEWEST))
@@ -67,7 +67,7 @@ def check_python(version: tuple) -> None:
 
 
 def check_venv_module() -> None:
-    """Raises Missing where Python came without venv, as Debian packages it."""
+    """Raise Missing if Python comes without venv, as on Debian."""
     if not (find_spec("venv") and find_spec("ensurepip")):
         raise Missing(
             f"{sys.executable} cannot make environments: install its venv module "
@@ -76,7 +76,7 @@ def check_venv_module() -> None:
 
 
 def check_wheel_platform(system: str, machine: str) -> None:
-    """Raises Missing where the packaged Detectron2 is not made for."""
+    """Raise Missing on a platform without a packaged Detectron2."""
     if (system, machine) != ("Linux", "x86_64"):
         raise Missing(
             f"The packaged Detectron2 is for Linux on x86_64 and this is {system} on {machine}: "
@@ -85,7 +85,7 @@ def check_wheel_platform(system: str, machine: str) -> None:
 
 
 def check_build_tools() -> None:
-    """Raises Missing without what building Detectron2 from source needs."""
+    """Raise Missing without the tools to build Detectron2 from source."""
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     missing = []
     if not shutil.which("git"):
@@ -100,7 +100,7 @@ def check_build_tools() -> None:
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Raises ValueError unless the file is the one whose digest is written down here."""
+    """Raise ValueError unless the file has the expected digest."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != expected:
         raise ValueError(
@@ -117,8 +117,8 @@ def pip(python: Path, *arguments: object) -> None:
 
 
 def probe(python: Path) -> dict:
-    """The version of an environment's Python, and which Detectron2 it can import if any."""
-    # Not from the user's folder: a clone of Detectron2 there would pass for an installed one.
+    """Return the version of an environment's Python, and which Detectron2 it can import."""
+    # Another folder than the user's, in which a clone of Detectron2 could be imported.
     result = subprocess.run(
         [str(python), "-c", PROBE], stdout=subprocess.PIPE, cwd=str(python.parent), check=True
     )
@@ -138,7 +138,7 @@ def has_pip(python: Path) -> bool:
 
 
 def install_wheel(python: Path) -> None:
-    """Installs the packaged Detectron2 without its compiled part, which fits one Python only."""
+    """Install the packaged Detectron2 without its compiled part, which fits one Python only."""
     with tempfile.TemporaryDirectory() as folder:
         target = ("--python-version", "3.10", "--only-binary=:all:", "--dest", folder)
         pip(python, "download", WHEEL, "--quiet", "--no-deps", *target)
@@ -158,13 +158,13 @@ def install_wheel(python: Path) -> None:
 
 
 def install_official(python: Path) -> None:
-    """Builds upstream's Detectron2 against the torch that is installed."""
+    """Build upstream's Detectron2 against the torch that is installed."""
     pip(python, "uninstall", "--yes", WHEEL.split("==")[0])
     pip(python, "install", "--no-build-isolation", "--no-deps", OFFICIAL)
 
 
 def setup(venv: Path, detectron2: str) -> None:
-    """Brings `venv` to the state that the Makefile's targets need.
+    """Bring `venv` to the state that the Makefile's targets need.
 
     Args:
         venv: an environment; made where there is none.
