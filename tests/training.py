@@ -264,7 +264,7 @@ def write_checkpoint(config: Path, folder: Path, *options: object) -> Path:
     cfg = setup(args)
     torch.manual_seed(0)
     checkpointer = Checkpointer(Trainer.build_model(cfg), str(folder))
-    checkpointer.about = model_metadata(cfg)
+    checkpointer.metadata = model_metadata(cfg)
     checkpointer.save("model")
     return folder / "model.pth"
 

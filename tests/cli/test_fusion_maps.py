@@ -32,7 +32,7 @@ def save_model(config: Path, folder: Path, *options: object) -> Path:
     )
     cfg = load_config(str(config), list(options))
     checkpointer = Checkpointer(Trainer.build_model(cfg), str(folder))
-    checkpointer.about = model_metadata(cfg)
+    checkpointer.metadata = model_metadata(cfg)
     checkpointer.save("model")
     return folder / "model.pth"
 

@@ -2,5 +2,6 @@
 
 from .checkpointer import Checkpointer
 from .metadata import model_metadata, read_metadata
+from .mismatch import Mismatch
 
-__all__ = ["Checkpointer", "model_metadata", "read_metadata"]
+__all__ = ["Checkpointer", "Mismatch", "model_metadata", "read_metadata"]

@@ -1,4 +1,4 @@
-"""The authors' checkpoints: which of their networks one is, and their key names as ours.
+"""The authors' checkpoints: recognition of their networks, and their key names and ours.
 
 Levels count from the coarsest. A *block* is a convolution with batch norm: `X.conv`, `X.batch_norm`
 there, `Y` and `Y.norm` here. Their numbers are indices in a list of modules.
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torchvision.models import mobilenet_v2
+
+from .mismatch import Mismatch, compare
 
 Tensors = dict[str, torch.Tensor]
 
@@ -46,7 +48,7 @@ VARIANTS = {
 
 
 def from_authors(tensors: Tensors) -> tuple[str, Tensors]:
-    """The name of the variant, and its tensors under our names.
+    """Return the name of the variant, and its tensors under our names.
 
     Also of their DarkNet-53 alone (``darknet53_feature_mx.pth``), whose name is "darknet53".
 
@@ -59,60 +61,51 @@ def from_authors(tensors: Tensors) -> tuple[str, Tensors]:
 
 
 def to_authors(tensors: Tensors) -> tuple[str, Tensors]:
-    """The inverse of :func:`from_authors`, for whole detectors."""
+    """Invert :func:`from_authors`, for whole detectors."""
     maps = {name: {ours: key for key, ours in key_map(name).items()} for name in VARIANTS}
     name = recognise(tensors, {name: set(keys) for name, keys in maps.items()})
     return name, {maps[name][key]: tensor for key, tensor in tensors.items()}
 
 
 def recognise(tensors: Tensors, known: dict[str, set[str]]) -> str:
-    """The name of the set of keys that the tensors have."""
-    differences = {name: keys ^ tensors.keys() for name, keys in known.items()}
+    """Return the name of the set of keys that the tensors have."""
+    differences = {
+        name: Mismatch(list(keys - tensors.keys()), list(tensors.keys() - keys))
+        for name, keys in known.items()
+    }
     name = min(differences, key=lambda name: len(differences[name]))
     if differences[name]:
-        missing = sorted(known[name] - tensors.keys())
-        foreign = sorted(tensors.keys() - known[name])
         raise ValueError(
-            f"The {len(tensors)} tensors are those of no known network. Of the most similar, "
-            f"'{name}', {len(missing)} are missing{listed(missing)}, and {len(foreign)} are not "
-            f"part of it{listed(foreign)}."
+            f"The {len(tensors)} tensors are those of no known network. Compared with the most "
+            f"similar, '{name}': {differences[name]}."
         )
     return name
 
 
 def num_classes(tensors: Tensors) -> int:
-    """How many classes a detector has, under our names; at least one, whatever its shapes are."""
-    # Three anchors and the anchor-free slot predict a box, objectness and the classes each.
+    """Compute the class count of a detector under our names; at least one, whatever its shapes."""
+    # Three anchors and the anchor-free prediction have a box, objectness and the classes each.
     return max(tensors["head.levels.0.predict.bias"].numel() // 4 - 5, 1)
 
 
 def check_shapes(tensors: Tensors, state: Tensors) -> None:
     """Raise a ValueError where tensors have other shapes than in a state dict of ours."""
-    wrong = [
-        f"{key}: {tuple(tensor.shape)} instead of {tuple(state[key].shape)}"
-        for key, tensor in tensors.items()
-        if tensor.shape != state[key].shape
-    ]
-    if wrong:
+    difference = Mismatch(shapes=compare(tensors, state).shapes)
+    if difference:
         raise ValueError(
-            f"{len(wrong)} of the {len(tensors)} tensors have other shapes than in the authors' "
-            f"network{listed(wrong)}."
+            f"The {len(tensors)} tensors are not those of the authors' network: {difference}."
         )
 
 
-def listed(keys: list[str]) -> str:
-    return f" ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" if keys else ""
-
-
 def darknet_map() -> dict[str, str]:
-    """:func:`key_map` of DarkNet-53 alone."""
+    """Return :func:`key_map` of DarkNet-53 alone."""
     keys: dict[str, str] = {}
     add_blocks(keys, darknet_blocks())
     return keys
 
 
 def key_map(name: str) -> dict[str, str]:
-    """Every key of the authors' state dict, and what it is called in ours."""
+    """Map every key of the authors' state dict to that of ours."""
     variant = VARIANTS[name]
     keys = {}
     if variant.mobilenet:
@@ -136,7 +129,7 @@ def add_blocks(keys: dict[str, str], blocks: Iterator[tuple[str, str]]) -> None:
 
 
 def darknet_blocks() -> Iterator[tuple[str, str]]:
-    """Their and our names of the blocks of DarkNet-53."""
+    """Yield their and our names of the blocks of DarkNet-53."""
     bottom_up = "backbone.bottom_up"
     yield "module_list.0", f"{bottom_up}.stem"
     for stage, num_blocks in enumerate(BLOCKS_PER_STAGE, start=1):
@@ -148,7 +141,7 @@ def darknet_blocks() -> Iterator[tuple[str, str]]:
 
 
 def neck_blocks(variant: Variant) -> Iterator[tuple[str, str]]:
-    """Of the neck, and of the 3x3 convolution that widens the finest level before its fusion."""
+    """Yield those of the neck, and of the 3x3 convolution that widens the finest level."""
     # MobileNetV2 has 8 modules more. The baseline on DarkNet-53 lists a convolution and a head
     # after each level, which shifts those that follow by 2.
     start = 8 * variant.mobilenet
@@ -174,7 +167,7 @@ def neck_blocks(variant: Variant) -> Iterator[tuple[str, str]]:
 
 
 def level_blocks(variant: Variant, level: int) -> Iterator[tuple[str, str]]:
-    """Of the fusion at a level, and of the 3x3 convolution of its head."""
+    """Yield those of the fusion at a level, and of the 3x3 convolution of its head."""
     head_conv = f"head.levels.{level}.conv"
     if not variant.fusion:
         theirs = f"level_{level}_conv" if variant.mobilenet else f"module_list.{18 + 9 * level}"
@@ -193,7 +186,7 @@ def level_blocks(variant: Variant, level: int) -> Iterator[tuple[str, str]]:
 
 
 def plain_layers(variant: Variant, level: int) -> Iterator[tuple[str, str]]:
-    """Of a level's layers with bias and without batch norm."""
+    """Yield those of a level's layers with bias and without batch norm."""
     head = f"head.levels.{level}"
     theirs = f"level_{level}_header"
     if not variant.fusion and not variant.mobilenet:

@@ -1,23 +1,24 @@
-"""Checkpoints: Detectron2's checkpointer, made safe and outspoken."""
+"""Detectron2's checkpointer, safe for files of unknown origin."""
 
 from __future__ import annotations
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
+from .mismatch import Mismatch
 from .pickles import UnsafePickle, read_pickle
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Refuses to load what does not fit the model at all, and to save a broken model.
+    """Refuses to load weights of which none fits the model, and to save a model that is not finite.
 
-    Runs no code from the files it loads.
+    It runs no code from the files that it loads.
 
     Attributes:
-        about: saved with every checkpoint, so that it can be used alone; see about.py.
+        metadata: saved with every checkpoint; see :func:`model_metadata`.
     """
 
-    about: dict = {}
+    metadata: dict = {}
 
     def save(self, name: str, **kwargs) -> None:
         """Save as Detectron2 does.
@@ -34,7 +35,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"{name}.pth was not saved: {len(broken)} tensors of the model are not finite "
                 f"(for example {', '.join(broken[:3])}). Try a lower SOLVER.BASE_LR."
             )
-        super().save(name, **self.about, **kwargs)
+        super().save(name, **self.metadata, **kwargs)
 
     def _load_file(self, filename: str) -> dict:
         try:
@@ -55,9 +56,9 @@ class Checkpointer(DetectionCheckpointer):
     def _read_file(self, filename: str) -> dict:
         """Detectron2's ``_load_file``, without those of its ways that run code from files."""
         if filename.endswith(".pkl"):
-            return from_model_zoo(read_pickle(filename))
+            return _from_model_zoo(read_pickle(filename))
         if filename.endswith(".pyth"):
-            return from_pycls(self._torch_load(filename))
+            return _from_pycls(self._torch_load(filename))
         return super()._load_file(filename)
 
     def _torch_load(self, f: str) -> dict:
@@ -68,17 +69,16 @@ class Checkpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         refused = len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes)
         if refused >= num_tensors:
-            examples = [*incompatible.unexpected_keys, *incompatible.incorrect_shapes][:3]
+            difference = Mismatch((), incompatible.unexpected_keys, incompatible.incorrect_shapes)
             raise ValueError(
-                f"None of the {num_tensors} tensors in MODEL.WEIGHTS fits the model "
-                f"(for example {', '.join(map(str, examples))}). "
+                f"None of the {num_tensors} tensors in MODEL.WEIGHTS fits the model: {difference}. "
                 "Use the config the weights were trained with, or other weights."
             )
         return incompatible
 
 
-def from_model_zoo(content: dict) -> dict:
-    """A checkpoint from what a ``.pkl`` file holds: of Detectron2, or of Caffe2 and Detectron."""
+def _from_model_zoo(content: dict) -> dict:
+    """Convert the content of a ``.pkl`` file of Detectron2, or of Caffe2 and Detectron."""
     if "model" in content and "__author__" in content:
         return content
     tensors = content.get("blobs", content)  # "blobs" in detectors
@@ -86,8 +86,8 @@ def from_model_zoo(content: dict) -> dict:
     return {"model": tensors, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def from_pycls(content: dict) -> dict:
-    """A checkpoint from what a ``.pyth`` file of pycls holds."""
+def _from_pycls(content: dict) -> dict:
+    """Convert the content of a ``.pyth`` file of pycls."""
     tensors = content["model_state"].items()
     tensors = {key: x for key, x in tensors if not key.endswith("num_batches_tracked")}
     return {"model": tensors, "__author__": "pycls", "matching_heuristics": True}

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ..modeling import DarkNet, MobileNetV2
+from .mismatch import compare
 
 logger = logging.getLogger("asff")
 
 
 def convert_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's MobileNetV2 (``mobilenet_v2``, width 1) as our bottom-up.
+    """Convert torchvision's MobileNetV2 (``mobilenet_v2``, width 1) to our bottom-up.
 
     Args:
         state: the network's state dict; the classifier in it is left out, and logged.
@@ -27,11 +28,11 @@ def convert_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     with torch.device("meta"):
         bottom_up = MobileNetV2()
-    return rename(state, bottom_up, lambda key: key, classifier="classifier.")
+    return _rename(state, bottom_up, lambda key: key, classifier="classifier.")
 
 
 def convert_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """timm's DarkNet-53 (``darknet53``) as our bottom-up.
+    """Convert timm's DarkNet-53 (``darknet53``) to our bottom-up.
 
     A start for training, not the same features: timm's LeakyReLU has slope 0.01, darknet's and ours
     0.1.
@@ -47,11 +48,11 @@ def convert_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     with torch.device("meta"):
         bottom_up = DarkNet()
-    return rename(state, bottom_up, timm_key, classifier="head.")
+    return _rename(state, bottom_up, _timm_key, classifier="head.")
 
 
-def timm_key(key: str) -> str:
-    """timm's name of a key of our DarkNet."""
+def _timm_key(key: str) -> str:
+    """Return timm's name of a key of our DarkNet."""
     module, tensor = key.rsplit(".", 1)
     layer = module.removesuffix(".norm")
     part = "conv" if layer == module else "bn"
@@ -62,7 +63,7 @@ def timm_key(key: str) -> str:
     return f"stages.{int(stage.removeprefix('res')) - 1}.{place}.{part}.{tensor}"
 
 
-def rename(
+def _rename(
     state: Mapping[str, Tensor],
     bottom_up: nn.Module,
     their_key: Callable[[str], str],
@@ -76,31 +77,19 @@ def rename(
         their_key: maps a key of the bottom-up to the key in ``state``.
         classifier: prefix of the keys in ``state`` that are left out.
     """
-    wanted = {their_key(key): (key, value.shape) for key, value in bottom_up.state_dict().items()}
+    ours = {their_key(key): key for key in bottom_up.state_dict()}
+    expected = {their_key(key): value for key, value in bottom_up.state_dict().items()}
     found = {key: value for key, value in state.items() if not key.startswith(classifier)}
     num_given = len(found)
-    for key in wanted:
+    for key in expected:
         if key.endswith(".num_batches_tracked"):  # files of old PyTorch versions lack it
             found.setdefault(key, torch.tensor(0))
-    problems = {
-        "missing": [key for key in wanted if key not in found],
-        "not known": [key for key in found if key not in wanted],
-        "of another shape": [
-            f"{key} {tuple(found[key].shape)} instead of {tuple(shape)}"
-            for key, (_, shape) in wanted.items()
-            if key in found and found[key].shape != shape
-        ],
-    }
-    texts = [
-        f"{len(keys)} {problem} (for example {', '.join(keys[:3])})"
-        for problem, keys in problems.items()
-        if keys
-    ]
-    if texts:
+    difference = compare(found, expected)
+    if difference:
         raise ValueError(
             f"These are not the weights that {type(bottom_up).__name__} needs. Of its "
-            f"{len(wanted)} tensors and the {num_given} given, {'; '.join(texts)}."
+            f"{len(expected)} tensors and the {num_given} given: {difference}."
         )
     dropped = [key for key in state if key.startswith(classifier)]
     logger.info(f"Left out {len(dropped)} tensors of the classifier: {', '.join(dropped)}.")
-    return {f"backbone.bottom_up.{ours}": found[key] for key, (ours, _) in wanted.items()}
+    return {f"backbone.bottom_up.{name}": found[key] for key, name in ours.items()}

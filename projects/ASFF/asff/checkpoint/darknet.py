@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .mismatch import Mismatch
+
 # What darknet stores of a convolution, in this order: with batch norm, and without.
 WITH_NORM = ("norm.bias", "norm.weight", "norm.running_mean", "norm.running_var", "weight")
 WITHOUT_NORM = ("bias", "weight")
@@ -40,7 +42,7 @@ def convert_darknet(values: Tensor, state: Mapping[str, Tensor]) -> dict[str, Te
         ValueError: the values are not those of such a network, or ``state`` is of another
             detector.
     """
-    bottom_up, detector = layouts(state)
+    bottom_up, detector = _layouts(state)
     sizes = [sum(state[key].numel() for key in keys) for keys in (bottom_up, detector)]
     if len(values) not in sizes:
         raise ValueError(
@@ -58,8 +60,8 @@ def convert_darknet(values: Tensor, state: Mapping[str, Tensor]) -> dict[str, Te
     return weights
 
 
-def layouts(state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
-    """Our keys in the order of a file of DarkNet-53, and of one of the detector.
+def _layouts(state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Return our keys in the order of a file of DarkNet-53, and of one of the detector.
 
     Raises:
         ValueError: ``state`` is not that of YOLOv3 as darknet has it.
@@ -83,17 +85,16 @@ def layouts(state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
     bottom_up = [key for group in groups[:num_bottom_up] for key in group]
     detector = [key for group in groups for key in group]
     ours = {key for key in state if not key.endswith(COUNTER)}
-    different = sorted(ours.symmetric_difference(detector))
-    if different:
+    difference = Mismatch(list(set(detector) - ours), list(ours - set(detector)))
+    if difference:
         raise ValueError(
-            f"The model and darknet's YOLOv3 differ by {len(different)} tensors (for example "
-            f"{', '.join(different[:3])}). Use coco/yolov3_d53_original.yaml."
+            f"The model is not darknet's YOLOv3: {difference}. Use coco/yolov3_d53_original.yaml."
         )
     return bottom_up, detector
 
 
 def read_values(path: str | Path) -> Tensor:
-    """All values of a darknet file, without its header.
+    """Read all values of a darknet file, without its header.
 
     Raises:
         ValueError: there is no file, its header is none of darknet's, or its last value is cut off.

@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
-from ..checkpoint import Checkpointer, read_metadata
+from ..checkpoint import Checkpointer, Mismatch, read_metadata
 from ..config_files import load_config, merge_options, parse_config
 from ..data import build_pixel_mapper, build_reader, check_input
 from ..data.datasets import class_count, known_classes, set_num_classes, shorten
@@ -114,13 +114,11 @@ class CompleteCheckpointer(Checkpointer):
 
     def _load_model(self, checkpoint: dict):
         incompatible = super()._load_model(checkpoint)
-        shapes = [name for name, *_ in incompatible.incorrect_shapes]
-        empty = [*incompatible.missing_keys, *shapes]
-        if empty:
+        difference = Mismatch(incompatible.missing_keys, (), incompatible.incorrect_shapes)
+        if difference:
             raise ValueError(
-                f"The weights do not fit the config: {len(empty)} tensors of the model are not in "
-                f"them, or have another shape there (for example {', '.join(empty[:3])}). Use the "
-                "config that they were trained with."
+                f"The weights do not fit the config: {difference}. Use the config that they were "
+                "trained with."
             )
         return incompatible
 
