@@ -10,9 +10,9 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 
-from asff.engine.setup import load_config
-from asff.report import Evaluation, evaluate
-from tests.training import Run, run_script
+from asff.analysis import Evaluation, evaluate
+from asff.config_files import load_config
+from tests.training import Run, run_asff
 
 NAMES = ("cat", "dog")
 LOG = """\
@@ -43,7 +43,7 @@ def inference_log(
 """
 
 
-def make_truth(
+def make_ground_truth(
     images: Sequence[Sequence[dict]], names: Sequence[str] = NAMES, side: int = 1000
 ) -> COCO:
     """A dataset of the annotations of each image: ``category_id`` from 1 on, ``bbox``, more."""
@@ -54,8 +54,8 @@ def make_truth(
     ]
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
-    truth = COCO()
-    truth.dataset = {
+    ground_truth = COCO()
+    ground_truth.dataset = {
         "images": [
             {"id": i, "file_name": f"{i}.png", "width": side, "height": side}
             for i in range(len(images))
@@ -63,21 +63,21 @@ def make_truth(
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
     }
-    truth.createIndex()
-    return truth
+    ground_truth.createIndex()
+    return ground_truth
 
 
-def evaluate_image(truths: Sequence[dict], detections: Sequence[dict]) -> Evaluation:
+def evaluate_image(annotations: Sequence[dict], detections: Sequence[dict]) -> Evaluation:
     """The evaluation of a single image."""
-    return evaluate(make_truth([truths]), [{"image_id": 0, **x} for x in detections])
+    return evaluate(make_ground_truth([annotations]), [{"image_id": 0, **x} for x in detections])
 
 
-def jitter(truth: COCO, seed: int = 0) -> list[dict]:
+def jitter(ground_truth: COCO, seed: int = 0) -> list[dict]:
     """Detections of a bad detector: of each kind of mistake there are some."""
     rng = np.random.default_rng(seed)
-    categories = list(truth.cats)
+    categories = list(ground_truth.cats)
     results = []
-    for annotation in truth.dataset["annotations"]:
+    for annotation in ground_truth.dataset["annotations"]:
         x, y, w, h = annotation["bbox"]
         for _ in range(rng.choice([0, 1, 2], p=[0.15, 0.6, 0.25])):
             shift = rng.normal(0, rng.choice([0.05, 0.3]), 4) * (w, h, w, h)
@@ -132,9 +132,9 @@ def write_run(folder: Path, config: Path, dataset: str = "shapes_val") -> list[d
 
 
 def write_results(folder: Path, dataset: str) -> list[dict]:
-    """Detections near the truths of a registered dataset."""
-    truth = COCO(MetadataCatalog.get(dataset).json_file)
-    results = jitter(truth)
+    """Write detections near the objects of a registered dataset."""
+    ground_truth = COCO(MetadataCatalog.get(dataset).json_file)
+    results = jitter(ground_truth)
     file = folder / "inference" / dataset / "coco_instances_results.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(results))
@@ -150,5 +150,5 @@ def run_with_report(folder: Path, config: Path) -> Run:
 
 
 def make_report(*options: object) -> Run:
-    """``python tools/report.py OPTIONS`` in this process."""
-    return run_script("tools/report.py", *options)
+    """Run ``asff report OPTIONS`` in this process."""
+    return run_asff("report", *options)

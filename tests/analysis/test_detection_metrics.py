@@ -15,7 +15,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
-from asff.analysis.detection_errors import IGNORED, SIZES
+from asff.analysis import evaluate
+from asff.analysis.detection_errors import IGNORED
 from asff.analysis.detection_metrics import (
     SCORES,
     average_precisions,
@@ -25,16 +26,15 @@ from asff.analysis.detection_metrics import (
     precision_curves,
     worst_images,
 )
+from asff.data.boxes import COCO_SIZES
 from asff.evaluation import Evaluator
-from asff.report import evaluate
-from tests.reports import evaluate_image, jitter, make_truth, random_images
+from tests.reports import evaluate_image, jitter, make_ground_truth, random_images
 
-BCCD = Path(__file__).parents[2].parent / "shared" / "data" / "bccd"
 CAT, DOG = 1, 2  # category ids; labels are 0 and 1
-NONE = {kind: 0 for kind in ("missed", "duplicate", "wrong class", "poor box", "background")}
+NONE = {kind: 0 for kind in ("missed", "duplicate", "classification", "localization", "background")}
 
 
-def truth(box: list[float], category: int = CAT, **more) -> dict:
+def gt(box: list[float], category: int = CAT, **more) -> dict:
     return {"category_id": category, "bbox": box, **more}
 
 
@@ -59,16 +59,16 @@ def register(tmp_path: Path):
     """Registers a dataset by its content; its name."""
 
     def register(content: dict) -> str:
-        path = tmp_path / "truth.json"
+        path = tmp_path / "gt.json"
         path.write_text(json.dumps({"info": {}, **content}))
-        register_coco_instances("report_truth", {}, str(path), str(tmp_path))
-        DatasetCatalog.get("report_truth")  # class names come with the records
-        return "report_truth"
+        register_coco_instances("report_gt", {}, str(path), str(tmp_path))
+        DatasetCatalog.get("report_gt")  # class names come with the records
+        return "report_gt"
 
     yield register
-    if "report_truth" in DatasetCatalog:
-        DatasetCatalog.remove("report_truth")
-        MetadataCatalog.remove("report_truth")
+    if "report_gt" in DatasetCatalog:
+        DatasetCatalog.remove("report_gt")
+        MetadataCatalog.remove("report_gt")
 
 
 def evaluate_by_detectron2(
@@ -106,38 +106,37 @@ def check_equal_to_detectron2(name: str, results: list[dict], folder: Path) -> N
 
 def test_ap_is_that_of_coco_evaluator(register, tmp_path: Path):
     """Crowds, images without objects, ids from 0 on, a class without objects."""
-    ground = make_truth(random_images(12, seed=3), ("cat", "dog", "emu"))
+    ground = make_ground_truth(random_images(12, seed=3), ("cat", "dog", "emu"))
     for annotation in ground.dataset["annotations"]:
         annotation["id"] -= 1
     results = jitter(ground)
     check_equal_to_detectron2(register(ground.dataset), results, tmp_path)
 
 
-@pytest.mark.skipif(not BCCD.is_dir(), reason="BCCD is not here")
-def test_ap_is_that_of_coco_evaluator_on_bccd(register, tmp_path: Path):
-    content = json.loads((BCCD / "val.json").read_text())
+def test_ap_is_that_of_coco_evaluator_on_bccd(register, tmp_path: Path, bccd: Path):
+    content = json.loads((bccd / "val.json").read_text())
     name = register(content)
-    check_equal_to_detectron2(name, jitter(COCO(str(BCCD / "val.json"))), tmp_path)
+    check_equal_to_detectron2(name, jitter(COCO(str(bccd / "val.json"))), tmp_path)
 
 
 def test_ap_by_hand():
     """One object of two is found: at all recalls up to a half, 51 of 101, the precision is 1."""
     evaluation = evaluate_image(
-        [truth([100, 100, 50, 50]), truth([300, 300, 200, 200])], [detection([100, 100, 50, 50])]
+        [gt([100, 100, 50, 50]), gt([300, 300, 200, 200])], [detection([100, 100, 50, 50])]
     )
     half = pytest.approx(100 * 51 / 101)
     whole = pytest.approx(100)
     expected = {"AP": half, "AP50": half, "AP75": half, "APs": None, "APm": whole, "APl": 0.0}
     assert average_precisions(evaluation) == expected
     cat, dog = class_precisions(evaluation)
-    assert cat == {"name": "cat", "truths": 2, "AP": half, "AP50": half}
-    assert dog == {"name": "dog", "truths": 0, "AP": None, "AP50": None}
+    assert cat == {"name": "cat", "objects": 2, "AP": half, "AP50": half}
+    assert dog == {"name": "dog", "objects": 0, "AP": None, "AP50": None}
 
 
 def test_precision_curves_by_hand():
     """Right, wrong, right of two objects: precision 1 up to recall 0.5, then 2/3."""
     evaluation = evaluate_image(
-        [truth([100, 100, 50, 50]), truth([300, 300, 50, 50])],
+        [gt([100, 100, 50, 50]), gt([300, 300, 50, 50])],
         [
             detection([100, 100, 50, 50], 0.9),
             detection([600, 600, 50, 50], 0.8),
@@ -155,7 +154,7 @@ def test_precision_curves_by_hand():
 
 def test_precision_and_recall_by_hand():
     evaluation = evaluate_image(
-        [truth([100, 100, 50, 50]), truth([300, 300, 50, 50])],
+        [gt([100, 100, 50, 50]), gt([300, 300, 50, 50])],
         [
             detection([100, 100, 50, 50], 0.9),
             detection([600, 600, 50, 50], 0.8),
@@ -174,35 +173,35 @@ SIDES = {"small": 20, "medium": 60, "large": 200}
 
 @pytest.mark.parametrize("size", SIDES)
 @pytest.mark.parametrize(
-    "kind, truths, detections",
+    "kind, objects, detections",
     [
         # Places are in sides of the object.
         ("missed", [(CAT, 0)], []),
         ("duplicate", [(CAT, 0)], [(CAT, 0, 0.9), (CAT, 0.1, 0.8)]),
-        ("wrong class", [(CAT, 0)], [(DOG, 0, 0.9)]),
-        ("poor box", [(CAT, 0)], [(CAT, 0.5, 0.9)]),  # an IoU of 1/3
+        ("classification", [(CAT, 0)], [(DOG, 0, 0.9)]),
+        ("localization", [(CAT, 0)], [(CAT, 0.5, 0.9)]),  # an IoU of 1/3
         ("background", [(CAT, 0)], [(CAT, 0, 0.9), (CAT, 2, 0.8)]),
     ],
-    ids=["missed", "duplicate", "wrong class", "poor box", "background"],
+    ids=["missed", "duplicate", "classification", "localization", "background"],
 )
-def test_kind_of_mistake(kind: str, truths: list, detections: list, size: str):
+def test_kind_of_mistake(kind: str, objects: list, detections: list, size: str):
     side = SIDES[size]
 
     def box(place: float) -> list[float]:
         return [100 + place * side, 100, side, side]
 
     evaluation = evaluate_image(
-        [truth(box(place), category) for category, place in truths],
+        [gt(box(place), category) for category, place in objects],
         [detection(box(place), score, category) for category, place, score in detections],
     )
     counts = count_at(evaluation, 0.5)
     assert totals(counts) == {**NONE, kind: 1}
-    label = DOG - 1 if kind == "wrong class" else CAT - 1  # that of the detection
-    assert counts["mistakes"][kind][SIZES.index(size)][label] == 1
+    label = DOG - 1 if kind == "classification" else CAT - 1  # that of the detection
+    assert counts["mistakes"][kind][COCO_SIZES.index(size)][label] == 1
 
 
 def test_no_mistakes():
-    evaluation = evaluate_image([truth([100, 100, 60, 60])], [detection([100, 100, 60, 60])])
+    evaluation = evaluate_image([gt([100, 100, 60, 60])], [detection([100, 100, 60, 60])])
     assert totals(count_at(evaluation, 0.5)) == NONE
     assert worst_images(evaluation, 0.5) == []
 
@@ -210,7 +209,7 @@ def test_no_mistakes():
 def test_size_is_that_of_the_annotation():
     """COCO's area is that of the outline, not of the box; a duplicate has that of its object."""
     evaluation = evaluate_image(
-        [truth([100, 100, 200, 200], area=900)],
+        [gt([100, 100, 200, 200], area=900)],
         [detection([100, 100, 200, 200], 0.9), detection([100, 100, 200, 190], 0.8)],
     )
     assert count_at(evaluation, 0.5)["mistakes"]["duplicate"] == [[1, 0], [0, 0], [0, 0]]
@@ -218,30 +217,30 @@ def test_size_is_that_of_the_annotation():
 
 def test_an_object_with_a_poor_box_is_not_missed_until_the_box_is_gone():
     evaluation = evaluate_image(
-        [truth([100, 100, 60, 60])], [detection([130, 100, 60, 60], score=0.6)]
+        [gt([100, 100, 60, 60])], [detection([130, 100, 60, 60], score=0.6)]
     )
-    assert totals(count_at(evaluation, 0.6)) == {**NONE, "poor box": 1}
+    assert totals(count_at(evaluation, 0.6)) == {**NONE, "localization": 1}
     assert totals(count_at(evaluation, 0.65)) == {**NONE, "missed": 1}
 
 
 def test_the_most_certain_detection_takes_the_object_in_the_confusions():
     """The surer dog is what a user sees; the cat finds its object nevertheless."""
     box = [100, 100, 60, 60]
-    evaluation = evaluate_image([truth(box)], [detection(box, 0.9, DOG), detection(box, 0.8, CAT)])
+    evaluation = evaluate_image([gt(box)], [detection(box, 0.9, DOG), detection(box, 0.8, CAT)])
     counts = count_at(evaluation, 0.5)
     assert sorted(counts["confusion"]) == [[0, 1, 1], [2, 0, 1]]
-    assert totals(counts) == {**NONE, "wrong class": 1}
+    assert totals(counts) == {**NONE, "classification": 1}
     assert counts["recall"][0] == 1
     # Of two objects the one that overlaps most is taken.
     evaluation = evaluate_image(
-        [truth([100, 100, 60, 60]), truth([110, 100, 60, 60], DOG)],
+        [gt([100, 100, 60, 60]), gt([110, 100, 60, 60], DOG)],
         [detection([110, 100, 60, 60])],
     )
     assert sorted(count_at(evaluation, 0.5)["confusion"]) == [[0, 2, 1], [1, 0, 1]]
 
 
 def test_crowds_count_neither_way():
-    crowd = truth([100, 100, 400, 400], iscrowd=1)
+    crowd = gt([100, 100, 400, 400], iscrowd=1)
     inside = [120, 120, 60, 60]
     evaluation = evaluate_image([crowd], [detection(inside), detection(inside, 0.8, DOG)])
     counts = count_at(evaluation, 0.5)
@@ -273,13 +272,12 @@ def check_sums(ground: COCO, results: list[dict]) -> None:
 
 
 def test_sums_are_the_counts():
-    ground = make_truth(random_images(30, seed=1))
+    ground = make_ground_truth(random_images(30, seed=1))
     check_sums(ground, jitter(ground, seed=1))
 
 
-@pytest.mark.skipif(not BCCD.is_dir(), reason="BCCD is not here")
-def test_sums_are_the_counts_on_bccd():
-    ground = COCO(str(BCCD / "val.json"))
+def test_sums_are_the_counts_on_bccd(bccd: Path):
+    ground = COCO(str(bccd / "val.json"))
     for number, annotation in enumerate(ground.dataset["annotations"], start=1):
         annotation["id"] = number
     ground.createIndex()
@@ -290,7 +288,7 @@ def test_sums_are_the_counts_on_bccd():
 
 
 def test_a_threshold_is_as_if_there_were_no_other_detections():
-    ground = make_truth(random_images(20, seed=2))
+    ground = make_ground_truth(random_images(20, seed=2))
     results = jitter(ground, seed=2)
     evaluation = evaluate(ground, results)
     for score in (0.05, 0.3, 0.55, 0.8):
@@ -301,7 +299,7 @@ def test_a_threshold_is_as_if_there_were_no_other_detections():
 
 def test_best_score_and_worst_images():
     """At 0.35 and 0.4 both objects are found, and one of three detections is wrong: F1 = 4/5."""
-    images = [[], [truth([100, 100, 50, 50])], [truth([100, 100, 50, 50])]]
+    images = [[], [gt([100, 100, 50, 50])], [gt([100, 100, 50, 50])]]
     results = [
         {"image_id": 0, **detection([600, 600, 50, 50], 0.3)},
         {"image_id": 0, **detection([100, 600, 50, 50], 0.3)},
@@ -309,7 +307,7 @@ def test_best_score_and_worst_images():
         {"image_id": 2, **detection([100, 100, 50, 50], 0.9)},
         {"image_id": 2, **detection([600, 600, 50, 50], 0.5)},
     ]
-    evaluation = evaluate(make_truth(images), results)
+    evaluation = evaluate(make_ground_truth(images), results)
     assert best_score(evaluation) == 0.35  # the lowest of those that are as good
     assert worst_images(evaluation, 0.35) == [2]
     assert worst_images(evaluation, 0.05) == [0, 2]
@@ -317,7 +315,7 @@ def test_best_score_and_worst_images():
 
 
 def test_without_detections():
-    evaluation = evaluate_image([truth([100, 100, 50, 50])], [])
+    evaluation = evaluate_image([gt([100, 100, 50, 50])], [])
     assert average_precisions(evaluation)["AP"] == 0
     assert totals(count_at(evaluation, 0.05)) == {**NONE, "missed": 1}
     assert count_at(evaluation, 0.05)["confusion"] == [[0, 2, 1]]
@@ -325,11 +323,11 @@ def test_without_detections():
 
 
 def test_without_objects():
-    evaluation = evaluate(make_truth([[], []]), [{"image_id": 1, **detection([1, 1, 9, 9])}])
+    evaluation = evaluate(make_ground_truth([[], []]), [{"image_id": 1, **detection([1, 1, 9, 9])}])
     assert set(average_precisions(evaluation).values()) == {None}
     assert [curve["mean"] for curve in precision_curves(evaluation)["curves"]] == [None] * 3
     assert totals(count_at(evaluation, 0.5)) == {**NONE, "background": 1}
-    nothing = evaluate(make_truth([[], []]), [])
+    nothing = evaluate(make_ground_truth([[], []]), [])
     assert totals(count_at(nothing, 0.5)) == NONE and worst_images(nothing, 0.5) == []
 
 
@@ -340,11 +338,11 @@ def test_without_objects():
 )
 def test_detections_of_another_dataset_are_refused(change: dict, message: str):
     with pytest.raises(ValueError, match=f"{message}, which the dataset does not have"):
-        evaluate_image([truth([1, 1, 9, 9])], [{**detection([1, 1, 9, 9]), **change}])
+        evaluate_image([gt([1, 1, 9, 9])], [{**detection([1, 1, 9, 9]), **change}])
 
 
 def test_a_dataset_without_truth_is_refused():
-    ground = make_truth([[]])
+    ground = make_ground_truth([[]])
     del ground.dataset["annotations"]
     with pytest.raises(ValueError, match="no annotations"):
         evaluate(ground, [])

@@ -1,4 +1,4 @@
-"""What is recorded of ASFF: weights, fused features, and the levels of detections."""
+"""Recorded fusion weights, fused features and levels of detections."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_levels_of_yolov3():
     model = make_yolov3()
     with torch.no_grad():
         for level, head in enumerate(model.head.levels):
-            # Logits of 4 sides, objectness and 5 classes for each slot.
+            # Logits of 4 sides, objectness and 5 classes for each anchor.
             head.predict.weight.view(head.num_anchors, 10, -1)[:, 4:] = 0
             bias = head.predict.bias.view(head.num_anchors, 10)
             bias[:, 4] = 0

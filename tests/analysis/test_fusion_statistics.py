@@ -1,8 +1,7 @@
-"""Numbers of the fusion over a dataset, against loops over cells and against known gates."""
+"""Fusion statistics of a dataset, against slow loops over locations and known gates."""
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -12,24 +11,24 @@ from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 from torch import nn
 
-from asff.analysis import view_fusion
-from asff.analysis.fusion_statistics import REGIONS, FusionStatistics
+from asff.analysis import FusionStatistics, view_fusion
+from asff.analysis.fusion_statistics import REGIONS
+from asff.config_files import load_config
 from asff.data import build_test_mapper
-from asff.engine.setup import load_config
-from tests.analysis.gates import BRIGHT, DARK, STRIDES, GatedDetector, image_with_square
+from tests.analysis.gates import BRIGHT, DARK, GatedDetector, image_with_square
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEVELS = ["p5", "p4", "p3"]
 
 
-def truths(*boxes: list[float], **fields: object) -> dict:
+def annotated(*boxes: list[float], **fields: object) -> dict:
     mode = {"bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, **fields}
     return {"annotations": [{"bbox": list(box), **mode} for box in boxes]}
 
 
 def count(*images: tuple[dict, dict], model: nn.Module | None = None) -> dict:
-    """What is found over images: inputs of the network, and dataset dicts."""
+    """The statistics of images: inputs of the network, and dataset dicts."""
     numbers, model = FusionStatistics(), model or GatedDetector()
     for image, record in images:
         numbers.add(*view_fusion(model, [image]), record)
@@ -41,7 +40,7 @@ def own(found: dict, region: str) -> list[float]:
 
 
 def slow_numbers(views: list, records: list[dict]) -> dict:
-    """By level and region, all vectors of weights, entropy, shares that are averaged there."""
+    """By level and region, the vectors of weights, entropy and shares to be averaged."""
     found = {(level, region): [] for level in LEVELS for region in REGIONS}
     for view, record in zip(views, records):
         height, width = record["height"], record["width"]
@@ -103,8 +102,8 @@ def test_dataset_against_slow_loops(datasets, config):
 
 
 def test_known_gates():
-    """The object is where every level keeps to itself, and all of the place where it does."""
-    found = count((image_with_square((64, 0, 128, 32)), truths([64, 0, 64, 32])))
+    """The object covers exactly the region where the self weights are high."""
+    found = count((image_with_square((64, 0, 128, 32)), annotated([64, 0, 64, 32])))
     assert own(found, "medium") == pytest.approx([BRIGHT] * 3)
     assert own(found, "background") == pytest.approx([DARK] * 3)
     # 2 of 24 cells of 32 pixels, and as large a share of the others.
@@ -121,12 +120,12 @@ def test_sizes_are_those_of_boxes_in_the_image():
     """Though the network sees the image half as large."""
     image = image_with_square((0, 0, 8, 8), size=(128, 192), shown_as=(256, 384))
     boxes = [[0, 0, 32, 31.9], [0, 0, 32, 32], [0, 0, 96, 95.9], [0, 0, 96, 96], [9, 9, 200, 200]]
-    assert count((image, truths(*boxes)))["objects"] == {"small": 1, "medium": 2, "large": 2}
+    assert count((image, annotated(*boxes)))["objects"] == {"small": 1, "medium": 2, "large": 2}
 
 
 def test_boxes_are_scaled_to_the_input():
     image = image_with_square((64, 0, 128, 32), size=(128, 192), shown_as=(256, 96))
-    found = count((image, truths([32, 0, 32, 64])))
+    found = count((image, annotated([32, 0, 32, 64])))
     assert own(found, "medium") == pytest.approx([BRIGHT] * 3)
     assert own(found, "background") == pytest.approx([DARK] * 3)
 
@@ -134,8 +133,8 @@ def test_boxes_are_scaled_to_the_input():
 @pytest.mark.parametrize(
     "box", [[65, 1, 4, 4], [90, 1, 4, 4], [64, 0, 1, 30], [95, 31, 1, 1]], ids=str
 )
-def test_objects_between_centres_of_cells_count_where_their_own_is(box):
-    found = count((image_with_square((64, 0, 96, 32)), truths(box)))
+def test_objects_without_the_centre_of_a_location_count_at_their_own_centre(box):
+    found = count((image_with_square((64, 0, 96, 32)), annotated(box)))
     assert own(found, "small") == pytest.approx([BRIGHT] * 3)
     assert found["objects"]["small"] == 1
 
@@ -143,21 +142,21 @@ def test_objects_between_centres_of_cells_count_where_their_own_is(box):
 def test_every_object_counts_the_same():
     """A large one on dark ground does not outweigh one on bright ground."""
     image = image_with_square((0, 0, 32, 32))
-    found = count((image, truths([0, 0, 32, 32], [64, 0, 64, 64])))
+    found = count((image, annotated([0, 0, 32, 32], [64, 0, 64, 64])))
     assert own(found, "medium") == pytest.approx([(BRIGHT + DARK) / 2] * 3)
 
 
 def test_objects_at_and_beyond_the_border():
     image = image_with_square((160, 96, 192, 128))
     boxes = [[160, 96, 100, 100], [191.5, 127.5, 0.5, 0.5], [300, 0, 20, 20], [0, 0, 0, 20]]
-    found = count((image, truths(*boxes)))
+    found = count((image, annotated(*boxes)))
     assert found["objects"] == {"small": 1, "medium": 0, "large": 1}
     assert own(found, "small") == own(found, "large") == pytest.approx([BRIGHT] * 3)
 
 
 def test_crowds_are_neither_objects_nor_background():
     image = image_with_square((64, 0, 128, 32))
-    found = count((image, truths([64, 0, 64, 32], iscrowd=1)))
+    found = count((image, annotated([64, 0, 64, 32], iscrowd=1)))
     assert sum(found["objects"].values()) == 0
     assert found["levels"]["p3"]["regions"]["medium"] is None
     assert own(found, "background") == pytest.approx([DARK] * 3)
@@ -165,59 +164,23 @@ def test_crowds_are_neither_objects_nor_background():
 
 def test_images_without_objects_or_annotations():
     image = image_with_square((64, 0, 128, 32))
-    found = count((image, truths()), (image, {}))
+    found = count((image, annotated()), (image, {}))
     assert found["images"] == 2
     assert own(found, "background") == own(found, "everywhere")
 
 
 def mute(model: GatedDetector, source: str, *levels: str) -> GatedDetector:
-    """Let these levels take nothing from the source."""
+    """Let these levels give no weight to the source."""
     for level in levels:
         bias = model.backbone.fusion.fuse[LEVELS.index(level)].logits.bias
         bias.data[LEVELS.index(source)] = -40.0
     return model
 
 
-def test_alarm_for_a_level_that_is_never_used():
-    image = (image_with_square((64, 0, 128, 32)), truths([64, 0, 64, 32]))
-    numbers = FusionStatistics()
-    assert numbers.never_used() == []
-    model = mute(GatedDetector(), "p4", *LEVELS)
-    numbers.add(*view_fusion(model, [image[0]]), image[1])
-    assert numbers.never_used() == numbers.to_json()["never_used"] == ["p4"]
-    alarms = [line for line in numbers.to_markdown().splitlines() if "Alarm" in line]
-    assert len(alarms) == 1 and alarms[0].startswith("Alarm: p4 is never used.")
-
-
-@pytest.mark.parametrize("user", LEVELS)
-def test_no_alarm_where_one_level_uses_it(user):
-    """Be it itself."""
-    model = mute(GatedDetector(), "p4", *(level for level in LEVELS if level != user))
-    found = count((image_with_square((64, 0, 128, 32)), truths([64, 0, 64, 32])), model=model)
-    assert found["never_used"] == []
-
-
-def test_tables_say_what_the_json_says():
-    numbers = FusionStatistics()
-    image = image_with_square((64, 0, 128, 32))
-    numbers.add(*view_fusion(GatedDetector(), [image]), truths([64, 0, 64, 32]))
-    found = json.loads(json.dumps(numbers.to_json()))
-    lines = numbers.to_markdown().splitlines()
-    rows = [[x.strip() for x in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
-    header, *own_rows = rows[:4]
-    assert header == [
-        *("level", "small (0)", "medium (1)", "large (0)", "background", "everywhere", "entropy")
-    ]
-    for level, row in zip(LEVELS, own_rows):
-        regions = found["levels"][level]["regions"]
-        assert row[0] == level and row[1] == row[3] == "-"
-        assert row[2] == f"{regions['medium']['self_weight']:.3f}"
-        assert row[4] == f"{regions['background']['self_weight']:.3f}"
-        assert row[5] == f"{regions['everywhere']['self_weight']:.3f}"
-        assert row[6] == f"{regions['everywhere']['entropy']:.3f}"
-    for name, (header, *source_rows) in (("weights", rows[4:8]), ("shares", rows[8:])):
-        assert header == ["level", *LEVELS]
-        for level, row in zip(LEVELS, source_rows, strict=True):
-            values = found["levels"][level]["regions"]["everywhere"][name]
-            assert row == [level, *(f"{values[source]:.3f}" for source in LEVELS)]
-    assert list(STRIDES) == LEVELS and "Alarm" not in numbers.to_markdown()
+@pytest.mark.parametrize("users", [(), *((level,) for level in LEVELS)], ids=str)
+def test_levels_that_are_never_used(users):
+    """A level is used if any level, even itself alone, gives weight to it."""
+    assert FusionStatistics().to_json()["never_used"] == []
+    model = mute(GatedDetector(), "p4", *(level for level in LEVELS if level not in users))
+    found = count((image_with_square((64, 0, 128, 32)), annotated([64, 0, 64, 32])), model=model)
+    assert found["never_used"] == ([] if users else ["p4"])

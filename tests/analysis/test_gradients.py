@@ -6,24 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from asff.analysis.gradients import (
-    GradientProbe,
-    LevelGradients,
-    detached_weights,
-    measure_gradients,
-    recorded_weights,
-    summarize,
-)
+from asff.analysis import LevelGradients, measure_gradients
+from asff.analysis.gradients import GradientProbe, fuse_by_weights, summarize
 from asff.modeling import FUSIONS, AdaptiveFusion, Matches, PyramidFusion, SumFusion, YOLOv3
-from asff.visualization.gradient_figure import Measurement, draw_gradients, gradient_table
-from asff.visualization.samples import COLORS
 from tests.helpers import TINY_DARKNET, detector_cfg, make_instances
 from tests.modeling.oracle import Layout
 
@@ -32,8 +22,8 @@ LINEAR = {"norm": "", "activation": ""}
 LEVELS, CHANNELS, HEIGHT, WIDTH = 3, 6, 4, 5  # of the fusions with identity resizing
 STRIDES = (32, 16, 8)
 SIZE = (96, 128)  # height and width of the images
-# Of strides 32, 16, and three of 8: the first two of these have their centres in one cell, with a
-# slot for each; the last has it in the cell of the first box.
+# Objects of strides 32, 16, and three of 8: the first two of these have their centres at one
+# location, but different anchors; the last has it at the location of the first box.
 BOXES = ([4, 4, 124, 92], [10, 10, 50, 70], [60, 60, 72, 74], [50, 58, 83, 77], [64, 34, 76, 46])
 
 
@@ -42,8 +32,9 @@ class IdentityCase:
 
     Attributes:
         levels: the features x^l (2, C, H, W), in float64.
+        weights: of the fusion, L tensors (2, L, H, W); empty without ASFF.
         outer: the gradients of L by y^l.
-        full: those by x^l; fixed: the same with detached weights.
+        full: those by x^l; fixed: the same with constant weights.
     """
 
     def __init__(self, operation: type[nn.Module]):
@@ -55,14 +46,18 @@ class IdentityCase:
         shape = (2, CHANNELS, HEIGHT, WIDTH)
         self.levels = [torch.randn(shape).double().requires_grad_() for _ in range(LEVELS)]
         slopes = torch.randn(LEVELS, *shape).double()
-        with recorded_weights(self.fusion) as self.weights:
-            fused = self.fusion(self.levels)
+        self.weights = []
+        for fuse in self.fusion.fuse:
+            if isinstance(fuse, AdaptiveFusion):
+                fuse.softmax.register_forward_hook(lambda *x: self.weights.append(x[-1].detach()))
+        fused = self.fusion(self.levels)
         loss = self.loss(fused, slopes)
         self.outer = torch.autograd.grad(loss, fused, retain_graph=True)
         self.full = torch.autograd.grad(loss, self.levels)
-        with detached_weights(self.fusion):
-            loss = self.loss(self.fusion(self.levels), slopes)
-        self.fixed = torch.autograd.grad(loss, self.levels)
+        if self.weights:
+            again = fuse_by_weights(self.fusion, self.levels, self.weights)
+            torch.testing.assert_close(again, fused, rtol=0, atol=0)
+            self.fixed = torch.autograd.grad(self.loss(again, slopes), self.levels)
 
     @staticmethod
     def loss(fused: Sequence[Tensor], slopes: Tensor) -> Tensor:
@@ -115,21 +110,12 @@ def test_equation_6_leaves_out_the_way_through_the_weights(adaptive):
 def test_equation_5():
     """A sum: dL/dx^1_ij = dL/dy^1_ij + dL/dy^2_ij + dL/dy^3_ij."""
     case = IdentityCase(SumFusion)
-    assert case.weights == []
     for level in range(LEVELS):
         torch.testing.assert_close(case.full[level], sum(case.outer), rtol=0, atol=1e-6)
 
 
-def test_hooks_are_gone_afterwards(adaptive):
-    again = adaptive.fusion(adaptive.levels)
-    loss = sum(y.square().sum() for y in again)
-    loss.backward()
-    assert all(fuse.logits.weight.grad.abs().sum() > 0 for fuse in adaptive.fusion.fuse)
-    assert len(adaptive.weights) == LEVELS
-
-
 def make_model(fusion: str) -> YOLOv3:
-    """A tiny detector in training mode, some of whose rows are sure of an object."""
+    """A tiny detector in training mode, some of whose anchors predict an object."""
     torch.manual_seed(0)
     options = ("MODEL.YOLOV3.FUSION.NAME", fusion, "MODEL.YOLOV3.IGNORE_THRESH", 0.3)
     model = YOLOv3(detector_cfg(*TINY_DARKNET, *options)).train()
@@ -189,8 +175,8 @@ def probe(request: pytest.FixtureRequest) -> GradientProbe:
 
 
 def test_positives_are_where_the_boxes_say(probe):
-    found = [probe.positive_cells(level).nonzero().tolist() for level in range(3)]
-    # Image, y and x of the cells that hold the centres: x, y are (64, 48); (30, 40); (70, 40), then
+    found = [probe.positive_locations(level).nonzero().tolist() for level in range(3)]
+    # Image, y and x of the locations of the centres: x, y are (64, 48); (30, 40); (70, 40), then
     # (66, 67) and (66.5, 67.5).
     assert found == [[[0, 1, 2], [2, 1, 2]], [[0, 2, 1], [2, 2, 1]], [[0, 5, 8], [0, 8, 8]]]
     assert probe.matches.obj_targets.sum() == 7
@@ -204,7 +190,7 @@ def test_negatives_are_at_the_same_places(probe):
         negatives = probe.negatives_beside(level)
         assert torch.equal(negatives.obj_weights, weights * others)
         assert others.any() and not negatives.positive.any() and not negatives.shape_positive.any()
-        assert (weights[others] == 0).any()  # ignored rows say nothing
+        assert (weights[others] == 0).any()  # ignored anchors
 
 
 def total_gradients(model: YOLOv3, batch: list[dict]) -> Iterator[Tensor]:
@@ -248,7 +234,7 @@ def slow_weight(weights: Tensor, size: Sequence[int], y: int, x: int) -> float:
 
 
 def test_numbers_of_a_batch(probe):
-    """Against a loop over the cells."""
+    """Against a loop over the locations."""
     adaptive = any(isinstance(x, AdaptiveFusion) for x in probe.model.modules())
     measured = measure_gradients(probe.model, [make_batch(BOXES, [], BOXES[:2])])
     for level, numbers in enumerate(measured):
@@ -260,7 +246,7 @@ def test_numbers_of_a_batch(probe):
                 (probe.negatives_beside(level), probe.equation6 or probe.predictions),
             )
         )
-        cells = probe.positive_cells(level).nonzero().tolist()
+        cells = probe.positive_locations(level).nonzero().tolist()
         norms = [(own[i, y, x].norm().item(), others[i, y, x].norm().item()) for i, y, x in cells]
         dots = [(own[i, y, x] @ others[i, y, x]).item() for i, y, x in cells]
         means = [sum(values) / len(cells) for values in zip(*norms)]
@@ -285,7 +271,7 @@ def test_numbers_of_a_batch(probe):
         assert numbers.weights == pytest.approx(weights, rel=1e-3)
 
 
-def test_detached_weights_leave_the_predictions(probe):
+def test_constant_weights_leave_the_predictions(probe):
     if probe.equation6 is None:
         assert probe.weights == []
     else:
@@ -298,7 +284,7 @@ def test_no_objects(fusion):
     assert measured == [LevelGradients(stride, positives=0) for stride in STRIDES]
 
 
-def test_batches_count_by_their_cells():
+def test_means_are_over_the_locations_of_all_batches():
     first = {"own": [1.0, 2.0], "others": [0.0, 0.5], "cosine": [math.nan, -0.5]}
     second = {"own": [6.0], "others": [4.0], "cosine": [0.25]}
     cells = [
@@ -309,36 +295,3 @@ def test_batches_count_by_their_cells():
     assert (found.stride, found.positives, found.own, found.others) == (16, 5, 3.0, 1.5)
     assert found.share == 1 / 3 and found.cosine == -0.125 and found.through_weights is None
     assert found.weights == pytest.approx([0.8, 1.6 / 3])
-
-
-def make_measurement(label: str, stage: str) -> Measurement:
-    """Of a level with positives and one without."""
-    full = LevelGradients(32, 12, 0.5, 0.125, 0.2, -0.0625, [0.25, 0.75], 0.0312)
-    return Measurement(label, stage, "a.yaml", "", [full, LevelGradients(8, 0)])
-
-
-def test_table():
-    header, _, *rows = (
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in gradient_table([make_measurement("a", "before")]).splitlines()
-    )
-    assert header[-2:] == ["weight at 32", "weight at 8"]
-    numbers = ["0.5", "0.125", "20.0%", "-0.0625", "0.0312", "0.25", "0.75"]
-    assert rows == [["a", "before", "32", "12", *numbers], ["a", "before", "8", "0", *[""] * 7]]
-
-
-@pytest.mark.parametrize("trained", [False, True])
-def test_figure(trained: bool, tmp_path: Path):
-    path = tmp_path / "gradients.png"
-    measurements = [make_measurement(label, "before") for label in ("sum", "asff")]
-    if trained:
-        measurements.append(make_measurement("asff", "after"))
-    draw_gradients(measurements, path)
-    picture = Image.open(path).convert("RGB")
-    # 3.5 inches for each stage and 1.5 beside them, at 120 pixels an inch.
-    assert picture.size == (1020 if trained else 600, 660)
-    assert path.stat().st_size < 150_000
-    counts = {color: count for count, color in picture.getcolors(1 << 20)}
-    orange, blue = (counts[color] for color in COLORS[:2])
-    # Both stages have bars of the second detector, of the same heights.
-    assert blue / orange == pytest.approx(2 if trained else 1, rel=0.1)

@@ -1,4 +1,4 @@
-"""tools/gradient_consistency.py on a tiny detector and dataset."""
+"""`asff gradients` on a tiny detector and dataset."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from asff.checkpoint import Checkpointer
-from asff.engine.setup import load_config, resolve_sync_norm
-from tests.training import run_script
+from asff.config_files import load_config
+from asff.engine.setup import resolve_sync_norm
+from tests.training import run_asff
 
 pytestmark = pytest.mark.usefixtures("one_thread", "clean_loggers")
-run_tool = partial(run_script, "tools/gradient_consistency.py")
+run = partial(run_asff, "gradients")
 
 
 @pytest.fixture
@@ -33,8 +34,17 @@ def even_weights(config: Path, tmp_path: Path) -> Path:
 
 def test_before_and_after(config, even_weights, tmp_path):
     folder = tmp_path / "new" / "out"
-    options = ("--run", "asff", config, even_weights, "--batches", 1)
-    printed = run_tool(folder, *options).output
+    options = (
+        "--config-files",
+        config,
+        "--weights",
+        even_weights,
+        "--output",
+        folder,
+        "--batches",
+        1,
+    )
+    printed = run(*options).output
     table = (folder / "gradients.md").read_text()
     assert table in printed and table.count("\n") == 2 + 2 * 3
     assert (folder / "gradients.png").stat().st_size < 150_000
@@ -50,19 +60,19 @@ def test_before_and_after(config, even_weights, tmp_path):
             assert second["through_weights"] <= 1e-6 * second["others"]
             assert first["through_weights"] > 1e-3 * first["others"]
     # A second run finds the same.
-    run_tool(folder, *options)
+    run(*options)
     assert json.loads((folder / "gradients.json").read_text()) == content
 
 
 def test_fusions_see_the_same_batches(config, tmp_path):
     sums = tmp_path / "sum.yaml"
     sums.write_text(f"_BASE_: {config}\nMODEL: {{YOLOV3: {{FUSION: {{NAME: sum}}}}}}\n")
-    # Without the anchor-free slot, whose fit depends on predictions, objects alone decide on rows.
-    options = ("--batches", 1, "--seed", 3, "--opts", "MODEL.YOLOV3.ANCHOR_FREE", False)
-    run_tool(tmp_path, "--run", "asff", config, "--run", "sum", sums, *options)
+    # Without the anchor-free anchor, the predictions have no influence on the matching.
+    options = ("--batches", 1, "--seed", 3, "MODEL.YOLOV3.ANCHOR_FREE", False)
+    run("--config-files", config, sums, "--output", tmp_path, *options)
     content = json.loads((tmp_path / "gradients.json").read_text())
     found = {x["label"]: x["levels"] for x in content["measurements"]}
-    assert list(found) == ["asff", "sum"]
+    assert list(found) == ["tiny", "sum"]
     for asff, other in zip(*found.values()):
         assert asff["positives"] == other["positives"] and other["weights"] is None
 
@@ -78,36 +88,44 @@ def test_fusions_see_the_same_batches(config, tmp_path):
     ids=["not YOLOv3", "fusion", "key", "no data"],
 )
 def test_configs_that_cannot_be_measured(config, options, message, tmp_path):
-    error = run_tool(tmp_path, "--run", "a", config, "--opts", *options).error
+    error = run("--config-files", config, "--output", tmp_path, *options).error
     assert message in error and error.count("\n") == 1
 
 
 def test_files_that_are_not_there(config, tmp_path):
     file = tmp_path / "file"
     torch.save({"model": {"other.weight": torch.ones(1)}}, file)
-    for folder, run, message in (
-        (tmp_path, (config, "none.pth"), "MODEL.WEIGHTS is 'none.pth': there is no such file."),
+    for folder, args, message in (
+        (
+            tmp_path,
+            (config, "--weights", "none.pth"),
+            "MODEL.WEIGHTS is 'none.pth'",
+        ),
         (tmp_path, ("none.yaml",), "--config-file none.yaml: there is no such file."),
-        (tmp_path, (config, config), "cannot be read"),
-        (tmp_path, (config, file), "None of the 1 tensors in MODEL.WEIGHTS fits the model"),
-        (file, (config,), f"FOLDER {file} cannot be created: File exists."),
+        (tmp_path, (config, "--weights", config), "cannot be read"),
+        (
+            tmp_path,
+            (config, "--weights", file),
+            "None of the 1 tensors in MODEL",
+        ),
+        (file, (config,), f"--output {file} cannot be created: File exists."),
     ):
-        error = run_tool(folder, "--run", "a", *run, "--batches", 1).error
+        options = ("--output", folder, "--batches", 1)
+        error = run("--config-files", *args, *options).error
         assert message in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ((), "the following arguments are required: --run"),
-        (("--run", "a"), "--run takes LABEL CONFIG, or LABEL CONFIG WEIGHTS"),
-        (("--run", "a", "b", "c", "d"), "--run takes LABEL CONFIG, or LABEL CONFIG WEIGHTS"),
-        (("--run", "a", "b", "--run", "a", "c"), "each --run needs a LABEL of its own"),
-        (("--run", "a", "b", "--batches", "0"), "--batches must be at least 1"),
-        (("--run", "a", "b", "--seed", "-1"), "--seed at least 0"),
+        ((), "the following arguments are required: --config-files"),
+        (("--config-files", "a/x.yaml", "b/x.yaml"), "--config-files need different names"),
+        (("--config-files", "a", "b", "--weights", "w"), "1 checkpoints for 2 configs"),
+        (("--config-files", "a", "--batches", "0"), "at least 1"),
+        (("--config-files", "a", "--seed", "-1"), "--seed"),
     ],
     ids=" ".join,
 )
-def test_command_lines(options, message, tmp_path):
-    done = run_tool(tmp_path, *options)
-    assert done.code == 2 and message in done.error
+def test_command_lines(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in run(*options).error

@@ -17,7 +17,7 @@ from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from asff.data.image_io import read_image
-from asff.report.images import MAX_BYTES, SIDE, encode
+from asff.report.images import MAX_BYTES, SIDE, encode_jpeg
 from tests.reports import make_report, run_with_report, write_run
 from tests.training import CLASSES, NUM_VAL, write_checkpoint
 
@@ -66,7 +66,7 @@ def test_the_page_is_one_file_that_loads_nothing(written: Path):
 def test_the_page_has_the_numbers_of_the_json_and_the_pictures(written: Path):
     content = json.loads((written / "report.json").read_text())
     data = json.loads(Page((written / "report.html").read_text()).texts["data"])
-    pictures = data.pop("pictures")
+    pictures = data.pop("image_data")
     assert data.pop("fusion_maps") == []  # there is no checkpoint
     assert data == content
     assert len(pictures) == len(content["worst_images"]) > 0
@@ -80,7 +80,7 @@ def test_content(written: Path):
     results = json.loads((written / "inference/shapes_val/coco_instances_results.json").read_text())
     assert content["detections"] == len(results)
     assert [entry["name"] for entry in content["classes"]] == list(CLASSES)
-    assert sum(entry["truths"] for entry in content["classes"]) == content["truths"]
+    assert sum(entry["objects"] for entry in content["classes"]) == content["objects"]
     assert content["environment"][1] == ["PyTorch", "2.14.1+cu130"]
     assert content["speed"]["training"] == {"iteration": 0.5, "data": 0.0}
     # Seven batches of an image each.
@@ -99,7 +99,7 @@ def test_worst_images_come_first(written: Path):
 
     def mistakes(image: dict) -> int:
         false = [x for x in image["detections"] if x["kind"] != "correct" and x["score"] >= score]
-        return len(false) + sum(x["explained"] < score for x in image["truths"])
+        return len(false) + sum(x["covered_score"] < score for x in image["objects"])
 
     counts = [mistakes(image) for image in content["worst_images"]]
     assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1] > 0
@@ -109,7 +109,7 @@ def test_worst_images_come_first(written: Path):
 
 def test_pictures_are_small():
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
-    data = encode(noise)
+    data = encode_jpeg(noise)
     assert len(data) <= MAX_BYTES
     with Image.open(io.BytesIO(data)) as image:
         assert image.size == (SIDE, SIDE * 3 // 4)
@@ -124,7 +124,7 @@ def test_fusion_maps_of_the_last_checkpoint(tmp_path: Path, config: Path):
     data = json.loads(Page((tmp_path / "report.html").read_text()).texts["data"])
     names = [image["file_name"] for image in data["worst_images"]]
     assert [x["caption"] for x in data["fusion_maps"]] == names[:3]
-    assert all(x["picture"].startswith("data:image/webp;base64,") for x in data["fusion_maps"])
+    assert all(x["image"].startswith("data:image/webp;base64,") for x in data["fusion_maps"])
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_images_of_the_same_name_have_their_own_fusion_maps(
     assert run.code == 0, run.output
     data = json.loads(Page((tmp_path / "run" / "report.html").read_text()).texts["data"])
     assert [x["caption"] for x in data["fusion_maps"]] == ["same.png"] * 3
-    assert len({x["picture"] for x in data["fusion_maps"]}) == 3
+    assert len({x["image"] for x in data["fusion_maps"]}) == 3
 
 
 def test_a_model_without_asff_has_no_fusion_maps(tmp_path: Path, config: Path):
@@ -210,7 +210,7 @@ def error(tmp_path: Path, config: Path):
 
 def test_a_run_without_evaluation_is_refused(error):
     message = error(lambda run: shutil.rmtree(run / "inference"))
-    assert message.startswith("report.py: error: ") and "has no evaluation" in message
+    assert message.startswith("asff report: error: ") and "has no evaluation" in message
     assert "--eval-only" in message
 
 

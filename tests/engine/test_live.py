@@ -25,8 +25,8 @@ from torch import nn
 from asff.analysis import view_fusion
 from asff.engine import Predictor
 from asff.engine.progress import MIB, ProgressPrinter, max_memory, measure_pace
-from asff.engine.setup import load_config
-from asff.engine.visualize import SIDE, DrawPictures
+from asff.config_files import load_config
+from asff.engine.visualize import SIDE, VisualizationHook
 from asff.visualization import draw_detections, draw_fusion
 from asff.visualization.overlay import COLORS
 from tests.training import Run, metrics, read_checkpoint, run_apart, run_here
@@ -234,7 +234,7 @@ def test_failure_to_draw_is_said_once_and_ends_nothing(train, plain, monkeypatch
 
     monkeypatch.setattr("asff.engine.visualize.draw_fusion", fail)
     run, output = train("TEST.VIS_IMAGES", 2)
-    said = "TEST.VIS_IMAGES: the pictures of iteration 1 could not be drawn (OSError: no font)."
+    said = "TEST.VIS_IMAGES: the images of iteration 1 could not be drawn (OSError: no font)."
     assert run.output.count(said) == run.output.count("could not be drawn") == 1
     check_same_training(output, plain[1])
 
@@ -253,9 +253,12 @@ class Finder(nn.Module):
         return [{"instances": self.found}]
 
 
-def make_hook(config: Path, model: nn.Module) -> tuple[DrawPictures, EventStorage]:
+def make_hook(config: Path, model: nn.Module) -> tuple[VisualizationHook, EventStorage]:
     """The hook in a training of this model, and where its pictures go."""
-    hook, storage = DrawPictures(load_config(str(config), ["TEST.VIS_IMAGES", 1])), EventStorage()
+    hook, storage = (
+        VisualizationHook(load_config(str(config), ["TEST.VIS_IMAGES", 1])),
+        EventStorage(),
+    )
     checkpointer = SimpleNamespace(model=model)
     hook.trainer = SimpleNamespace(checkpointer=checkpointer, storage=storage, iter=0)
     return hook, storage

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from asff.analysis import evaluate
 from asff.analysis.detection_metrics import (
     SCORES,
     class_precisions,
     count_at,
     precision_curves,
 )
-from asff.report import evaluate, render_page
+from asff.report import render_page
 from asff.report.curves import training_curves
-from tests.reports import jitter, make_truth, random_images, run_with_report
+from tests.reports import jitter, make_ground_truth, random_images, run_with_report
 from tests.training import CLASSES
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def test_means_are_of_the_classes_with_objects(page: Page, content: dict, tmp_pa
     changed = {"precision": [0.0, 0.25, 0.5, 0.75], "recall": [None, 0.2, 0.4, None]}
     content = {
         **content,
-        "classes": [{**first, "truths": 0}, *others],
+        "classes": [{**first, "objects": 0}, *others],
         "at_scores": [{**counts, **changed, "score": score} for score in SCORES],
         "worst_images": [],
     }
@@ -170,12 +171,12 @@ def test_class(page: Page, content: dict):
 
 
 def test_classes_are_sorted(page: Page, content: dict):
-    truths = [entry["truths"] for entry in content["classes"]]
+    counts = [entry["objects"] for entry in content["classes"]]
     head = page.locator("#classes button[data-column='objects']")
     head.click()
-    assert [int(row[1]) for row in cells(page, "#classes")[1:]] == sorted(truths, reverse=True)
+    assert [int(row[1]) for row in cells(page, "#classes")[1:]] == sorted(counts, reverse=True)
     head.click()
-    assert [int(row[1]) for row in cells(page, "#classes")[1:]] == sorted(truths)
+    assert [int(row[1]) for row in cells(page, "#classes")[1:]] == sorted(counts)
 
 
 def test_images(page: Page, content: dict):
@@ -186,8 +187,8 @@ def test_images(page: Page, content: dict):
         assert image["file_name"] in page.locator("#caption").inner_text()
         shown = [x for x in image["detections"] if x["score"] >= score]
         wrong = sum(x["kind"] != "correct" for x in shown)
-        wrong += sum(x["explained"] < score for x in image["truths"])
-        assert page.locator("#picture .box").count() == len(shown) + len(image["truths"])
+        wrong += sum(x["covered_score"] < score for x in image["objects"])
+        assert page.locator("#viewed .box").count() == len(shown) + len(image["objects"])
         assert page.locator("#list li").count() == wrong
         return wrong
 
@@ -198,27 +199,27 @@ def test_images(page: Page, content: dict):
     page.locator("#thumbs button").nth(1).press("ArrowRight")
     assert check(images[2]) == numbers[2]
     page.locator("#thumbs button").nth(0).click()
-    assert page.evaluate("document.querySelector('#picture img').naturalWidth") > 0
+    assert page.evaluate("document.querySelector('#viewed img').naturalWidth") > 0
     # To point at a mistake shows it alone.
     page.locator("#list button").first.focus()
-    assert page.locator("#picture .box.chosen").count() == 1
-    assert page.locator("#picture .box:not(.faded)").count() == 1
+    assert page.locator("#viewed .box.selected").count() == 1
+    assert page.locator("#viewed .box:not(.faded)").count() == 1
     page.locator("[data-layer='object']").uncheck()
-    assert page.locator("#picture .box.object").count() == 0
+    assert page.locator("#viewed .box.object").count() == 0
 
 
 def test_boxes_lie_where_they_are_in_the_image(page: Page, content: dict):
     image = content["worst_images"][0]
-    x, y, w, h = image["truths"][0]["box"]
+    x, y, w, h = image["objects"][0]["box"]
     place = page.evaluate(
         """() => {
-            const box = document.querySelector('#picture .box.object, #picture .box.missed');
+            const box = document.querySelector('#viewed .box.object, #viewed .box.missed');
             const [inner, outer] = [box, box.parentElement].map((x) => x.getBoundingClientRect());
             return [inner.x - outer.x, inner.y - outer.y, inner.width, inner.height, outer.width];
         }"""
     )
     scale = place.pop() / image["width"]
-    boxes = [[side * scale for side in truth["box"]] for truth in image["truths"]]
+    boxes = [[side * scale for side in x["box"]] for x in image["objects"]]
     assert any(place == pytest.approx(box, abs=1) for box in boxes), (place, boxes)
 
 
@@ -327,8 +328,8 @@ def luminance(color: str) -> float:
 
 def test_of_many_classes_the_worst_confusions_are_listed(page: Page, content: dict, tmp_path: Path):
     names = [f"class {i}" for i in range(25)]
-    truth = make_truth(random_images(20, seed=5), names)
-    evaluation = evaluate(truth, jitter(truth, seed=5))
+    ground_truth = make_ground_truth(random_images(20, seed=5), names)
+    evaluation = evaluate(ground_truth, jitter(ground_truth, seed=5))
     content = {
         **content,
         "classes": class_precisions(evaluation),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asff.report import RunFolder
+from asff.report import RunFolder, read_metrics
 from asff.report.curves import MAX_POINTS, training_curves, training_speed
 from asff.report.run_folder import environment, inference_speed
 from tests.reports import LOG, inference_log, write_run
@@ -25,7 +25,7 @@ def lines_of(charts: list[dict], title: str) -> dict[str, list]:
 
 
 def test_curves(run: RunFolder):
-    charts = training_curves(run.read_metrics(), "shapes_val")
+    charts = training_curves(read_metrics(run.path / "metrics.json"), "shapes_val")
     titles = ["Loss", "AP", "Learning rate", "Seconds per iteration"]
     assert [chart["title"] for chart in charts] == titles
     assert lines_of(charts, "Loss")["total"][:3] == [(1, 9.0), (2, 4.5), (3, 3.0)]
@@ -62,7 +62,9 @@ def test_what_a_resumed_training_repeats_counts_once(run: RunFolder):
     text = [json.dumps(line) for line in old] + ['{"iteration": 5, "l']
     text += [json.dumps(line) for line in new]
     (run.path / "metrics.json").write_text("\n".join(text))
-    found = [(line["iteration"], line.get("lr")) for line in run.read_metrics()]
+    found = [
+        (line["iteration"], line.get("lr")) for line in read_metrics(run.path / "metrics.json")
+    ]
     assert found == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
 
 
@@ -70,7 +72,7 @@ def test_damaged_metrics_are_left_out(run: RunFolder):
     """Bytes that are no text, and JSON that no training wrote."""
     lines = [b"\xff\xfe\x00", b"5", b"[1]", b'{"lr": 1.0}', b'{"iteration": 1, "lr": 1.0}']
     (run.path / "metrics.json").write_bytes(b"\n".join(lines))
-    assert run.read_metrics() == [{"iteration": 1, "lr": 1.0}]
+    assert read_metrics(run.path / "metrics.json") == [{"iteration": 1, "lr": 1.0}]
 
 
 def test_training_speed():
@@ -84,7 +86,7 @@ def test_training_speed():
 def test_a_folder_without_training(run: RunFolder):
     (run.path / "metrics.json").unlink()
     (run.path / "log.txt").unlink()
-    assert run.read_metrics() == [] and run.read_log() == ""
+    assert read_metrics(run.path / "metrics.json") == [] and run.read_log() == ""
     assert training_curves([], "shapes_val") == [] and training_speed([]) is None
 
 
@@ -128,9 +130,9 @@ def test_choice_of_the_dataset(run: RunFolder):
     "content, message",
     [
         ('[{"image_id": 1', "is not JSON"),
-        ('{"image_id": 1}', "no list of detections"),
-        ('[{"image_id": 1, "score": 0.5}]', "no list of detections with bbox, category_id"),
-        ("[7]", "no list of detections"),
+        ('{"image_id": 1}', "not a list of detections"),
+        ('[{"image_id": 1, "score": 0.5}]', "not a list of detections with bbox, category_id"),
+        ("[7]", "not a list of detections"),
     ],
     ids=["cut", "no list", "lacks keys", "numbers"],
 )

@@ -97,20 +97,6 @@ def test_the_strong_lie_on_the_faint():
         assert tuple(draw_samples([sample], NAMES)[100, 50]) == COLORS[weights.index(1.0)]
 
 
-@pytest.fixture
-def texts(monkeypatch) -> list[str]:
-    """All that is written."""
-    written: list[str] = []
-    draw_label = Overlay.draw_label
-
-    def record(self, text, *args):
-        written.append(text)
-        draw_label(self, text, *args)
-
-    monkeypatch.setattr(Overlay, "draw_label", record)
-    return written
-
-
 def test_labels_say_class_and_weight(texts):
     boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
     draw_samples([make_sample(*boxes, classes=[1, 0], weights=[0.254, 0.746])], NAMES)

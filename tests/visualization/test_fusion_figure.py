@@ -9,12 +9,15 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from asff.analysis import FusionView
 from asff.analysis.fusion_maps import LevelMaps
-from asff.visualization import draw_fusion, fusion_figure
-from asff.visualization.fusion_figure import COLORMAP, HEAT, MARGIN, TITLE, prepare_panels
+from asff.visualization import draw_fusion
+from asff.visualization.fusion_figure import COLORMAP, HEAT, draw_levels, make_fusion_figure
 from asff.visualization.overlay import COLORS
 
 NAMES = ["cell", "dust"]
@@ -46,103 +49,74 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def test_panels_are_the_recorded_numbers():
-    view = make_view()
-    panels = prepare_panels(view)
-    assert list(panels) == ["p5", "p4", "p3"]
-    for level, (*weights, activation) in panels.items():
-        assert [panel.title for panel in weights] == [f"weight of {x}" for x in ("p5", "p4", "p3")]
-        for source, panel in enumerate(weights):
-            assert np.array_equal(panel.values, view.maps[level].weights[source])
-            assert panel.limits == (0, 1)
-        recorded = view.maps[level].activation
-        assert activation.title == "activation"
-        assert np.array_equal(activation.values, recorded)
-        assert activation.limits == (recorded.min(), recorded.max())
+def maps_of(figure: Figure, view: FusionView) -> list[tuple[Axes, torch.Tensor]]:
+    """The axes of the maps, each with the values that it must show, row by row."""
+    drawn = [axes for axes in figure.axes if len(axes.images) == 2]
+    values = [x for maps in view.maps.values() for x in (*maps.weights, maps.activation)]
+    assert len(drawn) == len(values)
+    return list(zip(drawn, values))
 
 
-def test_panels_lie_on_the_image():
-    """An image of 100 x 140 pixels enters as 70 x 98; the last cells go beyond it."""
-    view = make_view(image_size=(100, 140), input_size=(70, 98))
-    extents = {level: row[0].extent for level, row in prepare_panels(view).items()}
-    scale = 140 / 98
-    assert extents["p5"] == pytest.approx((0, 128 * scale, 96 * scale, 0))
-    assert extents["p4"] == pytest.approx((0, 112 * scale, 80 * scale, 0))
-    assert extents["p3"] == pytest.approx((0, 104 * scale, 72 * scale, 0))
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
-    """Every heat map that is drawn: its axes and panel."""
-    found, draw_panel = [], fusion_figure.draw_panel
-
-    def draw(axes, panel, *args):
-        found.append((axes, panel))
-        return draw_panel(axes, panel, *args)
-
-    monkeypatch.setattr(fusion_figure, "draw_panel", draw)
-    return found
-
-
-def test_pixels_are_the_recorded_numbers(drawn):
-    """The middle of every cell, of a white image, has the colour of its value."""
+def test_maps_show_the_recorded_numbers():
+    """The centre of every location, of a white image, has the colour of its value."""
     view = make_view(image_size=(128, 192), input_size=(64, 96))
-    figure = draw_fusion(np.full((128, 192, 3), 255, np.uint8), view, NAMES)
-    assert len(drawn) == 3 * 4
-    for axes, panel in drawn:
-        low, high = panel.limits
+    figure = make_fusion_figure(np.full((128, 192, 3), 255, np.uint8), view, NAMES)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3] / 255
+    for index, (axes, values) in enumerate(maps_of(figure, view)):
+        assert np.array_equal(axes.images[1].get_array(), values)
+        is_activation = index % 4 == 3
+        low, high = (values.min(), values.max()) if is_activation else (0, 1)
         left, bottom, right, top = axes.get_window_extent().extents
-        rows, columns = panel.values.shape
-        for row in range(rows):
-            for column in range(columns):
-                x = left + (column + 0.5) * (right - left) / columns
-                y = len(figure) - top + (row + 0.5) * (top - bottom) / rows
-                share = (panel.values[row, column] - low) / (high - low)
-                expected = HEAT * np.array(colormaps[COLORMAP](share)[:3]) + (1 - HEAT)
-                assert figure[int(y), int(x)] / 255 == pytest.approx(expected, abs=0.03)
+        height, width = values.shape
+        for y in range(height):
+            for x in range(width):
+                column = left + (x + 0.5) * (right - left) / width
+                row = len(pixels) - top + (y + 0.5) * (top - bottom) / height
+                value = float((values[y, x] - low) / (high - low))
+                expected = HEAT * np.array(colormaps[COLORMAP](value)[:3]) + (1 - HEAT)
+                assert pixels[int(row), int(column)] == pytest.approx(expected, abs=0.03)
 
 
-def test_only_the_image_is_covered(drawn):
-    """Cells beyond it are cut off, not squeezed into it."""
+def test_titles_names_and_frames():
+    view = make_view()
+    drawn = [axes for axes, _ in maps_of(make_fusion_figure(noise(120, 160), view, NAMES), view)]
+    titles = [*(f"weight of {level}" for level in ("p5", "p4", "p3")), "activation"]
+    assert [axes.get_title() for axes in drawn] == [*titles, *[""] * 8]
+    assert [axes.get_ylabel().split("\n")[0] for axes in drawn[::4]] == ["p5", "p4", "p3"]
+    framed = [i for i, axes in enumerate(drawn) if axes.spines["left"].get_linewidth() == 3]
+    assert framed == [0, 5, 10]  # the self weights
+
+
+def test_maps_lie_on_the_image():
+    """An image of 100 x 140 pixels enters as 70 x 98; the last locations go beyond it."""
     view = make_view(image_size=(100, 140), input_size=(70, 98))
-    draw_fusion(noise(100, 140), view, NAMES)
-    for axes, panel in drawn:
+    figure = make_fusion_figure(noise(100, 140), view, NAMES)
+    scale = 140 / 98
+    sizes = {"p5": (128, 96), "p4": (112, 80), "p3": (104, 72)}
+    expected = [(0, w * scale, h * scale, 0) for w, h in sizes.values() for _ in range(4)]
+    for (axes, _), extent in zip(maps_of(figure, view), expected):
         assert axes.get_xlim() == (0, 140) and axes.get_ylim() == (100, 0)
-        heat = axes.images[-1]
-        assert heat.get_extent() == list(panel.extent)
+        assert axes.images[1].get_extent() == pytest.approx(extent)
 
 
-def test_boxes_have_the_colors_of_their_levels(monkeypatch):
-    labels, draw_boxes = [], fusion_figure.draw_boxes
-
-    def draw(image, boxes, colors, texts, scale):
-        labels.extend(zip(texts, colors))
-        return draw_boxes(image, boxes, colors, texts, scale)
-
-    monkeypatch.setattr(fusion_figure, "draw_boxes", draw)
+def test_boxes_have_labels_and_colors_of_their_levels(texts):
     view = make_view(
         ([10, 10, 50, 50], 0.9, "p4"),
         ([60, 60, 90, 90], 0.8, "p3"),
         ([20, 20, 30, 30], 0.2, "p5"),
         ([90, 10, 150, 40], 0.5, "p7"),  # not fused, as in RetinaNet
     )
-    figure = draw_fusion(np.full((120, 160, 3), 255, np.uint8), view, NAMES)
-    assert labels == [("cell p4", 1), ("cell p3", 2), ("cell p7", 3)]
-    heights = len(figure) - 2 * MARGIN - TITLE  # those of the picture, too
-    y, x = (MARGIN + TITLE + heights * 30 / 120, MARGIN + heights / 120 * 10)
-    assert tuple(figure[int(y), int(x) + 1]) == COLORS[1]
-
-
-def test_unknown_levels_are_left_out(monkeypatch):
-    labels = []
-    draw_boxes = fusion_figure.draw_boxes
-    monkeypatch.setattr(
-        fusion_figure, "draw_boxes", lambda *args: labels.extend(args[3]) or draw_boxes(*args)
-    )
-    view = make_view(([10, 10, 50, 50], 0.9, ""))
+    options = {"min_score": 0.3, "scale": 4.0}
+    drawn = draw_levels(np.full((120, 160, 3), 255, np.uint8), view, NAMES, **options)
+    assert texts == ["cell p4", "cell p3", "cell p7"]
+    for x, y, color in ((10, 30, COLORS[1]), (60, 75, COLORS[2]), (90, 25, COLORS[3])):
+        assert tuple(drawn[4 * y, 4 * x + 1]) == color
     view.levels = None
-    draw_fusion(noise(120, 160), view, NAMES)
-    assert labels == ["cell"]
+    texts.clear()
+    draw_levels(noise(120, 160), view, NAMES, **options)
+    assert texts == ["cell"] * 3
 
 
 @pytest.mark.parametrize(

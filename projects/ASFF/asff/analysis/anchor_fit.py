@@ -19,8 +19,8 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm, trange
 
-from ..data.boxes import corner_boxes
 from ..data import resized_shape
+from ..data.boxes import corner_boxes
 from ..modeling import shape_iou
 
 # Larger values changed the mean IoU by less than 0.002 on BCCD, generated and 860,000 drawn boxes.

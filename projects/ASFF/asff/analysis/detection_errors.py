@@ -1,6 +1,9 @@
-"""Which detection is which object, and if none, what kind of mistake: image by image.
+"""Match detections to ground-truth objects, and classify the mistakes as TIDE does.
 
-Shape letters: D detections, M truths, K classes; of an image, then of all.
+Mistakes have the names of TIDE (arXiv 2008.08115): classification, localization, duplicate,
+background and missed. A detection whose class and box are both wrong counts as background here.
+
+Shape letters: D detections, M ground-truth objects, K classes; of an image or of all images.
 """
 
 from __future__ import annotations
@@ -11,171 +14,182 @@ import numpy as np
 from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
 
-IOU = 0.5  # from which on a box is right
-POOR_IOU = 0.1  # from which on a box means an object at all
-SMALL_AREA, LARGE_AREA = 32**2, 96**2  # COCO's
-SIZES = ("small", "medium", "large")
+from ..data.boxes import COCO_AREA_LIMITS
 
-# What a detection is. IGNORED: COCO counts it neither as right nor as wrong; it lies on a crowd.
-IGNORED, CORRECT, DUPLICATE, WRONG_CLASS, POOR_BOX, BACKGROUND = range(6)
+FOREGROUND_IOU = 0.5  # a box is correct from this IoU on
+BACKGROUND_IOU = 0.1  # a box below this IoU does not mean the object
+
+# Kinds of detections. COCO ignores a detection on a crowd: it is neither correct nor a mistake.
+IGNORED, CORRECT, DUPLICATE, CLASSIFICATION, LOCALIZATION, BACKGROUND = range(6)
 
 DETECTION = np.dtype(
     [
-        ("image", int),  # place in the list of images
+        ("image", int),  # index into the list of images
         ("label", int),  # class, 0 to K - 1
         ("score", float),
         ("box", float, 4),  # x, y, w, h in pixels
         ("kind", int),
-        ("size", int),  # place in SIZES: of the object it is about; else its own
-        ("actual", int),  # class of the object it takes, whatever that is; K: none
+        ("size", int),  # index into COCO_SIZES: that of its object, or its own without one
+        ("gt_label", int),  # class of the object matched regardless of class; K: none
     ]
 )
-# Scores are -1 where there is no such detection.
-TRUTH = np.dtype(
+# Scores are -1 if there is no such detection.
+GROUND_TRUTH = np.dtype(
     [
         ("image", int),
         ("label", int),
         ("box", float, 4),
         ("size", int),
-        ("explained", float),  # highest score of one that is right, of a wrong class or a poor box
-        ("taken", float),  # score of the one that takes it, whatever class that says
+        # Highest score of its correct detections and its classification and localization mistakes.
+        ("covered_score", float),
+        ("matched_score", float),  # score of the detection matched regardless of class
     ]
 )
 
 
-def match(evaluator: COCOeval) -> tuple[np.ndarray, np.ndarray]:
-    """All detections that COCO looks at, and all truths that are no crowds.
+def match_detections(evaluator: COCOeval) -> tuple[np.ndarray, np.ndarray]:
+    """Match all detections that COCO evaluates to all objects that are not crowds.
 
-    Which detections are right is COCO's own matching, so that hits and the points of its precision
-    curves agree. A detection is matched before all less certain ones, hence a score threshold
-    changes nothing but which detections there are.
+    COCO's own matching says which detections are correct, so that they agree with its precision
+    curves. Detections are matched in descending order of their scores, hence a score threshold
+    removes detections but does not change the matches of the others.
 
     Args:
         evaluator: after ``evaluate()``.
 
     Returns:
-        (D,) of :data:`DETECTION` and (M,) of :data:`TRUTH`.
+        (D,) of :data:`DETECTION` and (M,) of :data:`GROUND_TRUTH`.
     """
     params = evaluator.params
-    entries = defaultdict(list)
+    results_by_image = defaultdict(list)
     num_images = len(params.imgIds)
     for category in range(len(params.catIds)):
-        # Its first area range is that of all objects.
+        # The first area range of each category contains all objects.
         start = category * len(params.areaRng) * num_images
-        for image, entry in enumerate(evaluator.evalImgs[start : start + num_images]):
-            if entry is not None:
-                entries[image].append(entry)
-    parts = [match_image(evaluator, image, entries[image]) for image in sorted(entries)]
-    detections, truths = zip(*parts) if parts else ((), ())
-    # The empty ones give the type where there are no images.
+        for image, result in enumerate(evaluator.evalImgs[start : start + num_images]):
+            if result is not None:
+                results_by_image[image].append(result)
+    parts = [
+        _match_image(evaluator, image, results)
+        for image, results in sorted(results_by_image.items())
+    ]
+    detections, objects = zip(*parts) if parts else ((), ())
+    # The empty arrays give the dtype if there are no images.
     return (
         np.concatenate([np.empty(0, DETECTION), *detections]),
-        np.concatenate([np.empty(0, TRUTH), *truths]),
+        np.concatenate([np.empty(0, GROUND_TRUTH), *objects]),
     )
 
 
-def match_image(
-    evaluator: COCOeval, image: int, entries: list[dict]
+def _match_image(
+    evaluator: COCOeval, image: int, results: list[dict]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Detections and truths of an image.
+    """Match the detections of an image.
 
     Args:
-        image: place in the list of images.
-        entries: COCO's matches, one dict for each class that occurs.
+        image: index into the list of images.
+        results: COCO's matches, one dict for each class that occurs.
     """
     labels = {category: label for label, category in enumerate(evaluator.params.catIds)}
-    found = [evaluator.cocoDt.anns[i] for entry in entries for i in entry["dtIds"]]
-    there = [evaluator.cocoGt.anns[i] for entry in entries for i in entry["gtIds"]]
-    matches = np.concatenate([entry["dtMatches"][0] for entry in entries])  # ids; 0: none
-    ignored = np.concatenate([entry["dtIgnore"][0] for entry in entries]).astype(bool)
-    crowd = np.array([x.get("iscrowd", 0) for x in there], bool)
-
-    detections, truths = np.zeros(len(found), DETECTION), np.zeros(len(there), TRUTH)
-    detections["image"] = truths["image"] = image
-    detections["score"] = [x["score"] for x in found]
-    for table, rows in ((detections, found), (truths, there)):
-        table["label"] = [labels[x["category_id"]] for x in rows]
-        table["box"] = np.reshape([x["bbox"] for x in rows], (-1, 4))
-        table["size"] = np.digitize([x["area"] for x in rows], (SMALL_AREA, LARGE_AREA))
-    ious = np.zeros((len(found), len(there)))
+    dt_dicts = [evaluator.cocoDt.anns[i] for result in results for i in result["dtIds"]]
+    gt_dicts = [evaluator.cocoGt.anns[i] for result in results for i in result["gtIds"]]
+    detections = _to_table(dt_dicts, DETECTION, image, labels)
+    objects = _to_table(gt_dicts, GROUND_TRUTH, image, labels)
+    detections["score"] = [x["score"] for x in dt_dicts]
+    crowd = np.array([x.get("iscrowd", 0) for x in gt_dicts], bool)
+    ignored = np.concatenate([result["dtIgnore"][0] for result in results]).astype(bool)
+    ious = np.zeros((len(detections), len(objects)))
     if ious.size:
-        ious[:] = mask.iou(detections["box"], truths["box"], crowd.astype(np.uint8).tolist())
+        ious[:] = mask.iou(detections["box"], objects["box"], crowd.astype(np.uint8).tolist())
 
-    places = {x["id"]: place for place, x in enumerate(there)}
-    matched = np.array([places.get(i, -1) for i in matches], int)
-    target = explain(detections, truths, np.where(crowd, 0, ious), matched, ignored)
-    meant = np.isin(detections["kind"], (CORRECT, WRONG_CLASS, POOR_BOX))
-    truths["explained"] = highest(detections, target, meant, len(truths))
-    taken = take(detections["score"], np.where(crowd | ignored[:, None], 0, ious))
-    truths["taken"] = highest(detections, taken, taken >= 0, len(truths))
-    detections["actual"] = len(labels)
-    detections["actual"][taken >= 0] = truths["label"][taken[taken >= 0]]
-    return detections, truths[~crowd]
+    gt_index = {x["id"]: index for index, x in enumerate(gt_dicts)}
+    matched_ids = np.concatenate([result["dtMatches"][0] for result in results])  # 0: none
+    matched = np.array([gt_index.get(i, -1) for i in matched_ids], int)
+    target = _classify(detections, objects, np.where(crowd, 0, ious), matched, ignored)
+    covers = np.isin(detections["kind"], (CORRECT, CLASSIFICATION, LOCALIZATION))
+    objects["covered_score"] = _highest_scores(detections, target, covers, len(objects))
+    match = _match_any_class(detections["score"], np.where(crowd | ignored[:, None], 0, ious))
+    objects["matched_score"] = _highest_scores(detections, match, match >= 0, len(objects))
+    detections["gt_label"] = len(labels)
+    detections["gt_label"][match >= 0] = objects["label"][match[match >= 0]]
+    return detections, objects[~crowd]
 
 
-def explain(
+def _to_table(
+    annotations: list[dict], dtype: np.dtype, image: int, labels: dict[int, int]
+) -> np.ndarray:
+    """Create a table with the fields that detections and ground truth have in common."""
+    table = np.zeros(len(annotations), dtype)
+    table["image"] = image
+    table["label"] = [labels[x["category_id"]] for x in annotations]
+    table["box"] = np.reshape([x["bbox"] for x in annotations], (-1, 4))
+    table["size"] = np.digitize([x["area"] for x in annotations], COCO_AREA_LIMITS)
+    return table
+
+
+def _classify(
     detections: np.ndarray,
-    truths: np.ndarray,
+    objects: np.ndarray,
     ious: np.ndarray,
     matched: np.ndarray,
     ignored: np.ndarray,
 ) -> np.ndarray:
-    """Set what each detection is, and its size to that of the object it is about.
+    """Set the kind of each detection, and its size to that of its object.
 
     Args:
         ious: (D, M), 0 for crowds.
-        matched: (D,) COCO's match, or -1.
-        ignored: (D,) whether COCO leaves it out.
+        matched: (D,) index of COCO's match, or -1.
+        ignored: (D,) whether COCO ignores it.
 
     Returns:
-        (D,) the truth it is about, or -1.
+        (D,) index of the object that its kind refers to, or -1.
     """
-    same = detections["label"][:, None] == truths["label"]
+    same_class = detections["label"][:, None] == objects["label"]
     best, closest = {}, {}
-    for name, allowed in (("same", same), ("other", ~same)):
-        # A column without overlap more: there may be no truths.
+    for name, allowed in (("same", same_class), ("other", ~same_class)):
+        # One more column of zeros: there may be no objects.
         values = np.pad(np.where(allowed, ious, 0), ((0, 0), (0, 1)))
         best[name], closest[name] = values.max(axis=1), values.argmax(axis=1)
     kinds = (
         (IGNORED, ignored, -1),
         (CORRECT, matched >= 0, matched),
-        # Its object is taken, or COCO had matched it.
-        (DUPLICATE, best["same"] >= IOU, closest["same"]),
-        (WRONG_CLASS, best["other"] >= IOU, closest["other"]),
-        (POOR_BOX, best["same"] >= POOR_IOU, closest["same"]),
+        # Another detection is matched to this object, or else COCO would have matched this one.
+        (DUPLICATE, best["same"] >= FOREGROUND_IOU, closest["same"]),
+        (CLASSIFICATION, best["other"] >= FOREGROUND_IOU, closest["other"]),
+        (LOCALIZATION, best["same"] >= BACKGROUND_IOU, closest["same"]),
     )
     conditions = [condition for _, condition, _ in kinds]
     detections["kind"] = np.select(conditions, [kind for kind, _, _ in kinds], BACKGROUND)
     target = np.select(conditions, [target for _, _, target in kinds], -1)
-    about = target >= 0
-    detections["size"][about] = truths["size"][target[about]]
+    has_target = target >= 0
+    detections["size"][has_target] = objects["size"][target[has_target]]
     return target
 
 
-def take(scores: np.ndarray, ious: np.ndarray) -> np.ndarray:
-    """Each detection, the most certain first, takes the free truth that it overlaps most.
+def _match_any_class(scores: np.ndarray, ious: np.ndarray) -> np.ndarray:
+    """Match each detection, in descending order of scores, to the free object of highest IoU.
 
     Args:
         scores: (D,)
-        ious: (D, M), 0 where a truth may not be taken.
+        ious: (D, M), 0 for pairs that must not be matched.
 
     Returns:
-        (D,) the truth it takes, or -1.
+        (D,) index of its object, or -1.
     """
-    taken = np.full(len(scores), -1)
+    match = np.full(len(scores), -1)
     free = ious.copy()
     for detection in np.argsort(-scores, kind="stable") if ious.size else ():
         best = free[detection].argmax()
-        if free[detection, best] >= IOU:
-            taken[detection] = best
+        if free[detection, best] >= FOREGROUND_IOU:
+            match[detection] = best
             free[:, best] = 0
-    return taken
+    return match
 
 
-def highest(
-    detections: np.ndarray, target: np.ndarray, chosen: np.ndarray, num_truths: int
+def _highest_scores(
+    detections: np.ndarray, target: np.ndarray, selected: np.ndarray, num_objects: int
 ) -> np.ndarray:
-    """(M,) the highest score of the chosen detections that are about a truth, or -1."""
-    scores = np.full(num_truths, -1.0)
-    np.maximum.at(scores, target[chosen], detections["score"][chosen])
+    """Return for each object (M,) the highest score of its selected detections, or -1."""
+    scores = np.full(num_objects, -1.0)
+    np.maximum.at(scores, target[selected], detections["score"][selected])
     return scores

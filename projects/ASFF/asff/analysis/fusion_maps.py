@@ -1,6 +1,6 @@
-"""Which level feeds which place: the weights of ASFF and the fused features of images (paper 4.2).
+"""Record the spatial importance weights of ASFF and the fused features of images (paper 4.2).
 
-Shape letters: N images, L fused levels, C channels, H and W of a level, in cells.
+Shape letters: N images, L fused levels, C channels, H and W of a level.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
@@ -21,15 +22,15 @@ from .detection_levels import LevelFinder
 
 @dataclass
 class LevelMaps:
-    """How one level was fused.
+    """The fusion of one level.
 
     Attributes:
-        stride: pixels of the network's input per cell.
-        weights: (N, L, H, W) or, of one image, (L, H, W): alpha, beta, gamma (Equation 2), which
-            sum to 1 over the levels they weigh.
-        shares: of the same shape, and sum to 1 too: what part of the fused feature comes from each
-            level, by the norm over channels of its weighted feature. They differ from the weights
-            where the features of levels differ in size.
+        stride: pixels of the network's input per location.
+        weights: (N, L, H, W), of one image (L, H, W): spatial importance weights alpha, beta, gamma
+            of Equation 2, whose sum over the source levels is 1.
+        shares: of the same shape, also with a sum of 1: the norm over channels of each level's
+            weighted feature, relative to the sum of these norms. They differ from the weights if
+            the norms of the levels' features differ.
         activation: (N, H, W) or (H, W): the fused feature, summed over its channels.
     """
 
@@ -39,7 +40,7 @@ class LevelMaps:
     activation: Tensor
 
     def of_image(self, index: int, input_size: tuple[int, int]) -> LevelMaps:
-        """The maps of one image of the batch, on the CPU, without cells of nothing but padding.
+        """Return the maps of one image of the batch, on the CPU, without the padding.
 
         Args:
             input_size: height and width of the image at the network's input, in pixels.
@@ -50,19 +51,19 @@ class LevelMaps:
 
 
 class FusionRecorder:
-    """Keeps, while its context lasts, what ASFF did in the latest forward pass of a model.
+    """Record the fusion in the latest forward pass of a model within this context.
 
         with FusionRecorder(model) as recorder:
             model(inputs)
         recorder.maps["p3"].weights
 
-    It listens by forward hooks: the model computes what it computes without them.
+    Forward hooks record it; they change neither outputs nor gradients.
 
     Args:
-        model: any detector with ASFF: a YOLOv3, or one whose backbone is an ASFF-FPN.
+        model: a detector with ASFF: a YOLOv3, or one whose backbone is an ASFF-FPN.
 
     Attributes:
-        maps: :class:`LevelMaps` by the level's name, in the order of the levels they weigh.
+        maps: :class:`LevelMaps` by the level's name, in the order of the source levels.
 
     Raises:
         ValueError: the model has no ASFF.
@@ -71,38 +72,38 @@ class FusionRecorder:
     def __init__(self, model: nn.Module):
         self.fusion, self.strides = find_fusion(model)
         self.maps: dict[str, LevelMaps] = {}
-        self.weights: dict[str, Tensor] = {}
-        self.handles = []
+        self._weights: dict[str, Tensor] = {}
+        self._handles = []
 
     def __enter__(self) -> FusionRecorder:
         for level, fuse in zip(self.strides, self.fusion.fuse):
-            self.handles += [
-                fuse.softmax.register_forward_hook(partial(self.keep_weights, level)),
-                fuse.register_forward_hook(partial(self.keep_maps, level)),
+            self._handles += [
+                fuse.softmax.register_forward_hook(partial(self._keep_weights, level)),
+                fuse.register_forward_hook(partial(self._keep_maps, level)),
             ]
         return self
 
     def __exit__(self, *error: object) -> None:
-        for handle in self.handles:
+        for handle in self._handles:
             handle.remove()
-        self.handles.clear()
+        self._handles.clear()
 
-    def keep_weights(self, level: str, softmax: nn.Module, inputs: tuple, weights: Tensor) -> None:
-        self.weights[level] = weights.detach()
+    def _keep_weights(self, level: str, softmax: nn.Module, inputs: tuple, weights: Tensor) -> None:
+        self._weights[level] = weights.detach()
 
-    def keep_maps(self, level: str, fuse: nn.Module, inputs: tuple, fused: Tensor) -> None:
-        weights, (resized,) = self.weights.pop(level), inputs
+    def _keep_maps(self, level: str, fuse: nn.Module, inputs: tuple, fused: Tensor) -> None:
+        weights, (resized,) = self._weights.pop(level), inputs
         norms = torch.stack([x.detach().float().norm(dim=1) for x in resized], dim=1)
-        shares = F.normalize(weights * norms, p=1.0, dim=1)  # zeros where all features are zero
+        shares = F.normalize(weights * norms, p=1.0, dim=1)  # zeros if all features are
         activation = fused.detach().float().sum(dim=1)
         self.maps[level] = LevelMaps(self.strides[level], weights, shares, activation)
 
 
 def find_fusion(model: nn.Module) -> tuple[PyramidFusion, dict[str, int]]:
-    """The ASFF of a model, and the strides of its levels by their names, in its order.
+    """Return the ASFF of a model, and the strides of its levels by name, in its order.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the model has no ASFF.
     """
     for module in model.modules():
         if isinstance(module, YOLOv3Pyramid):
@@ -119,14 +120,24 @@ def find_fusion(model: nn.Module) -> tuple[PyramidFusion, dict[str, int]]:
     )
 
 
+def check_fusion_maps(cfg: CfgNode, model: nn.Module) -> None:
+    """Raise a ValueError unless the model has ASFF whose maps can be laid over its images."""
+    find_fusion(model)
+    if cfg.MODEL.YOLOV3.LETTERBOX_TEST:
+        raise ValueError(
+            "MODEL.YOLOV3.LETTERBOX_TEST is True, but maps can be laid over an image only without "
+            "a letterbox: add MODEL.YOLOV3.LETTERBOX_TEST False INPUT.SQUARE True."
+        )
+
+
 @dataclass
 class FusionView:
-    """What was seen in one image.
+    """Detections and fusion maps of one image.
 
     Attributes:
         instances: the detections, on the CPU, in the pixels of the image.
-        levels: name of the level that each of them came from; None where that is not known.
-        maps: :class:`LevelMaps` by the level's name, in the order of the levels they weigh.
+        levels: name of each detection's level; None if they are unknown.
+        maps: :class:`LevelMaps` by the level's name, in the order of the source levels.
         input_size: height and width of the image at the network's input, without padding, in
             pixels.
     """
@@ -139,11 +150,11 @@ class FusionView:
 
 @torch.no_grad()
 def view_fusion(model: nn.Module, inputs: Sequence[dict]) -> list[FusionView]:
-    """Detect in a batch, and tell which levels its detections and features came from.
+    """Detect in a batch, and record the levels of its detections and its fusion maps.
 
     Args:
         model: with ASFF, in evaluation mode.
-        inputs: dicts with ``image`` and, for detections in other pixels, ``height`` and ``width``.
+        inputs: dicts with ``image`` and, for detections of another size, ``height`` and ``width``.
 
     Raises:
         ValueError: the model has no ASFF.

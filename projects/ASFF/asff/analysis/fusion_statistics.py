@@ -1,6 +1,6 @@
-"""Which level feeds which, in numbers over a dataset: at objects of each size and in between.
+"""Average the fusion weights over a dataset: at objects of each size and in the background.
 
-Shape letters: L fused levels, H and W of a level, in cells, M objects.
+Shape letters: L fused levels, H and W of a level, M objects.
 """
 
 from __future__ import annotations
@@ -12,24 +12,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tabulate import tabulate
 
-from ..data.boxes import corner_boxes
+from ..data.boxes import COCO_AREA_LIMITS, COCO_SIZES, corner_boxes
 from .fusion_maps import FusionView, LevelMaps
 
-SIZES = ("small", "medium", "large")
-LIMITS = (32**2, 96**2)  # areas of boxes in pixels that part the sizes, as in COCO
-REGIONS = (*SIZES, "background", "everywhere")
-# A level is never used where its mean weight is lower in every region of every level.
-NEVER = 0.01
+REGIONS = (*COCO_SIZES, "background", "everywhere")
+# A level counts as never used if its mean weight is lower in every region of every level.
+NEVER_USED = 0.01
 
 
-class Means(NamedTuple):
-    """What a level takes from all L levels, in one region.
+class _Means(NamedTuple):
+    """Means of a level in one region.
 
     Attributes:
-        weights: L of them.
-        shares: L of them: see :class:`LevelMaps`.
+        weights: L weights of the source levels.
+        shares: L shares, see :class:`LevelMaps`.
         entropy: of the weights, from 0 to 1.
     """
 
@@ -39,92 +36,95 @@ class Means(NamedTuple):
 
 
 class FusionStatistics:
-    """Means of ASFF's weights, shares and entropy over the images of a dataset.
+    """Mean weights, shares and entropy of ASFF over the images of a dataset.
 
-    At objects it is the mean over objects of the mean over their cells: those whose centres lie in
-    the box, or else the one that holds the box's centre. Background are all cells of no object and
-    no crowd. Entropy is divided by its maximum: 1 where all levels weigh the same, 0 where one is
-    alone.
+    The mean at objects is the mean over objects of the mean over their locations: those with the
+    centre in the box, or else the one that contains the centre of the box. The background is every
+    location of no object and no crowd. The entropy is divided by its maximum: 1 if all weights are
+    equal, 0 if one weight is 1.
     """
 
     def __init__(self):
         self.images = 0
-        self.objects = dict.fromkeys(SIZES, 0)
+        self.objects = dict.fromkeys(COCO_SIZES, 0)
         self.strides: dict[str, int] = {}
-        # By level and region: sums of L weights, L shares and the entropy; and over how many.
-        self.sums: dict[tuple[str, str], np.ndarray] = {}
-        self.counts: Counter[tuple[str, str]] = Counter()
+        # By level and region: sums of L weights, L shares and the entropy; and their numbers.
+        self._sums: dict[tuple[str, str], np.ndarray] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
 
-    def add(self, view: FusionView, record: dict) -> None:
-        """Count an image.
+    def add(self, view: FusionView, dataset_dict: dict) -> None:
+        """Add an image.
 
         Args:
             view: of the image.
-            record: its dataset dict, with ``annotations``.
+            dataset_dict: of the image, with ``annotations``.
         """
-        objects = record.get("annotations", ())
-        boxes, (height, width) = corner_boxes(objects), view.instances.image_size
-        sizes = [SIZES[i] for i in np.digitize((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), LIMITS)]
+        annotations = dataset_dict.get("annotations", ())
+        boxes, (height, width) = corner_boxes(annotations), view.instances.image_size
+        sizes = np.digitize((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), COCO_AREA_LIMITS)
         boxes = boxes.clip(0, (width, height, width, height))
         valid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         boxes *= np.tile(np.divide(view.input_size[::-1], (width, height)), 2)
         # Crowds are neither objects nor background.
-        regions = ["" if x.get("iscrowd", 0) else size for x, size in zip(objects, sizes)]
-        regions = [region for region, is_valid in zip(regions, valid) if is_valid]
+        regions = [
+            "" if x.get("iscrowd", 0) else COCO_SIZES[size]
+            for x, size, is_valid in zip(annotations, sizes, valid)
+            if is_valid
+        ]
         self.images += 1
         for region in filter(None, regions):
             self.objects[region] += 1
         for level, maps in view.maps.items():
             self.strides[level] = maps.stride
-            self.add_level(level, maps, boxes[valid], regions)
+            self._add_level(level, maps, boxes[valid], regions)
 
-    def add_level(
+    def _add_level(
         self, level: str, maps: LevelMaps, boxes: np.ndarray, regions: Sequence[str]
     ) -> None:
-        """Count a level of an image.
+        """Add a level of an image.
 
         Args:
             boxes: (M, 4): x1, y1, x2, y2 in pixels of the network's input.
-            regions: of the boxes; empty where a box only is no background.
+            regions: of the boxes; empty for a crowd.
         """
         entropy = torch.special.entr(maps.weights).sum(dim=0, keepdim=True)
         entropy /= math.log(len(maps.weights))
         values = torch.cat([maps.weights, maps.shares, entropy]).double().numpy()  # (2 L + 1, H, W)
         background = np.ones(values.shape[1:], bool)
         for box, region in zip(boxes / maps.stride, regions):
-            rows, columns = cells_of(box, background.shape)
-            background[rows, columns] = False
+            y, x = _locations_in(box, background.shape)
+            background[y, x] = False
             if region:
-                self.count(level, region, values[:, rows, columns].mean(axis=(1, 2)), 1)
+                self._count(level, region, values[:, y, x].mean(axis=(1, 2)), 1)
         outside = values[:, background]
-        self.count(level, "background", outside.sum(axis=1), outside.shape[1])
-        self.count(level, "everywhere", values.sum(axis=(1, 2)), background.size)
+        self._count(level, "background", outside.sum(axis=1), outside.shape[1])
+        self._count(level, "everywhere", values.sum(axis=(1, 2)), background.size)
 
-    def count(self, level: str, region: str, values: np.ndarray, times: int) -> None:
-        self.sums[level, region] = self.sums.get((level, region), 0.0) + values
-        self.counts[level, region] += times
+    def _count(self, level: str, region: str, values: np.ndarray, number: int) -> None:
+        self._sums[level, region] = self._sums.get((level, region), 0.0) + values
+        self._counts[level, region] += number
 
-    def means(self, level: str, region: str) -> Means | None:
-        """Of a level in a region; None where there is nothing to average."""
-        if not (times := self.counts[level, region]):
+    def _means(self, level: str, region: str) -> _Means | None:
+        """Return the means of a level in a region; None if there is nothing to average."""
+        if not (number := self._counts[level, region]):
             return None
-        *values, entropy = (self.sums[level, region] / times).tolist()
+        *values, entropy = (self._sums[level, region] / number).tolist()
         num_levels = len(values) // 2
-        return Means(values[:num_levels], values[num_levels:], entropy)
+        return _Means(values[:num_levels], values[num_levels:], entropy)
 
-    def never_used(self) -> list[str]:
-        """The levels that no level takes anything from, not even themselves."""
-        found = [means.weights for key in self.sums if (means := self.means(*key)) is not None]
+    def _never_used(self) -> list[str]:
+        """Return the levels to which no level, not even themselves, gives weight."""
+        found = [means.weights for key in self._sums if (means := self._means(*key)) is not None]
         highest = np.max(found, axis=0) if found else ()
-        return [level for level, weight in zip(self.strides, highest) if weight < NEVER]
+        return [level for level, weight in zip(self.strides, highest) if weight < NEVER_USED]
 
     def to_json(self) -> dict:
-        """All numbers, for a file; None where there is nothing to average."""
+        """Return all statistics; None for a region where there is nothing to average."""
         levels = {}
         for index, (level, stride) in enumerate(self.strides.items()):
             regions = {}
             for region in REGIONS:
-                means = self.means(level, region)
+                means = self._means(level, region)
                 regions[region] = means and {
                     "self_weight": means.weights[index],
                     "weights": dict(zip(self.strides, means.weights)),
@@ -136,56 +136,25 @@ class FusionStatistics:
             "images": self.images,
             "objects": self.objects,
             "levels": levels,
-            "never_used": self.never_used(),
+            "never_used": self._never_used(),
         }
 
-    def to_markdown(self) -> str:
-        """The tables, and an alarm for each level that is never used."""
-        own, weights, shares = [], [], []
-        for index, level in enumerate(self.strides):
-            means = {region: self.means(level, region) for region in REGIONS}
-            everywhere = means["everywhere"]
-            row = [mean and mean.weights[index] for mean in means.values()]
-            own.append((level, *row, everywhere.entropy))
-            weights.append((level, *everywhere.weights))
-            shares.append((level, *everywhere.shares))
-        sizes = [f"{size} ({self.objects[size]})" for size in SIZES]
-        style = {"tablefmt": "pipe", "floatfmt": ".3f", "missingval": "-"}
-        levels = ["level", *self.strides]
-        parts = [
-            f"Mean weight that each level gives itself at objects by size, in the background and "
-            f"everywhere, and entropy of its weights (1: all levels alike, 0: one level alone), "
-            f"over {self.images} images:",
-            tabulate(own, ["level", *sizes, *REGIONS[len(SIZES) :], "entropy"], **style),
-            "Mean weights everywhere: what each level (row) takes from each level (column):",
-            tabulate(weights, levels, **style),
-            "Mean shares everywhere: what part of each level's fused feature (row) comes from each "
-            "level (column), by the size of the weighted features:",
-            tabulate(shares, levels, **style),
-        ]
-        parts += [
-            f"Alarm: {level} is never used. At every level, at objects of every size and in the "
-            f"background its mean weight is under {NEVER}."
-            for level in self.never_used()
-        ]
-        return "\n\n".join(parts)
 
-
-def cells_of(box: np.ndarray, shape: tuple[int, int]) -> tuple[slice, slice]:
-    """AnchorGrid and columns of the cells of a box.
+def _locations_in(box: np.ndarray, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the y and x indices of the locations of a box.
 
     Args:
-        box: x1, y1, x2, y2 in cells.
-        shape: how many rows and columns there are.
+        box: x1, y1, x2, y2 in units of the stride.
+        shape: H and W.
     """
     x1, y1, x2, y2 = box.tolist()
-    return cells_between(y1, y2, shape[0]), cells_between(x1, x2, shape[1])
+    return _indices_between(y1, y2, shape[0]), _indices_between(x1, x2, shape[1])
 
 
-def cells_between(low: float, high: float, count: int) -> slice:
-    """The cells along an axis whose centres are in [low, high), or that holds the middle."""
+def _indices_between(low: float, high: float, size: int) -> slice:
+    """Return the locations with the centre in [low, high), or else the one around the middle."""
     start, stop = math.ceil(low - 0.5), math.ceil(high - 0.5)
     if start < stop:
         return slice(start, stop)
-    middle = min(int((low + high) / 2), count - 1)
+    middle = min(int((low + high) / 2), size - 1)
     return slice(middle, middle + 1)

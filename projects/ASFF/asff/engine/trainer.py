@@ -27,7 +27,7 @@ from ..modeling import DropBlock, block_sizes
 from .launch import user_errors
 from .progress import ProgressPrinter
 from .train_step import TrainStep
-from .visualize import DrawPictures
+from .visualize import VisualizationHook
 
 
 class Trainer(DefaultTrainer):
@@ -69,7 +69,7 @@ class Trainer(DefaultTrainer):
         if self.cfg.TEST.VIS_IMAGES and self.cfg.DATASETS.TEST:
             # With the evaluation, before the writers that the first process alone has.
             evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-            hooks.insert(evaluation + 1, DrawPictures(self.cfg))
+            hooks.insert(evaluation + 1, VisualizationHook(self.cfg))
         drop_block = ScheduleDropBlock(self.cfg.MODEL.YOLOV3.DROP_BLOCK.SCHEDULE)
         return [*hooks, drop_block, ReportClipping(), ReportData()]
 

@@ -1,18 +1,15 @@
-"""A run as one page to look at, and as numbers: how it was trained, how good it is, what it gets
-wrong."""
+"""Report on a run: an HTML page and a JSON file of its training, accuracy and mistakes."""
 
-from ..analysis.detection_metrics import Evaluation, evaluate
 from .content import describe_run
 from .images import ShownImage, choose_images
 from .page import render_page
-from .run_folder import RunFolder
+from .run_folder import RunFolder, read_metrics
 
 __all__ = [
-    "Evaluation",
     "RunFolder",
     "ShownImage",
     "choose_images",
     "describe_run",
-    "evaluate",
+    "read_metrics",
     "render_page",
 ]

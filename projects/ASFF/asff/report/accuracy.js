@@ -1,8 +1,8 @@
-// How good: the table of classes, and precision over recall.
+// Accuracy: the table of classes, and precision over recall.
 
 const COLUMNS = {
   class: (label) => names[label],
-  objects: (label) => report.classes[label].truths,
+  objects: (label) => report.classes[label].objects,
   AP: (label) => report.classes[label].AP,
   AP50: (label) => report.classes[label].AP50,
   precision: (label) => counts().precision[label],
@@ -14,7 +14,7 @@ function showClasses() {
     const sorted = state.sort === name ? (state.down ? "descending" : "ascending") : undefined;
     const arrow = sorted ? (state.down ? " ↓" : " ↑") : "";
     const sort = () => {
-      choose({sort: name, down: state.sort === name ? !state.down : name !== "class"});
+      select({sort: name, down: state.sort === name ? !state.down : name !== "class"});
       at("classes").querySelector(`[data-column="${name}"]`).focus();
     };
     const button = make("button", {type: "button", onclick: sort, "data-column": name}, name + arrow);
@@ -22,7 +22,7 @@ function showClasses() {
   });
   const rows = orderedLabels().map((label) => {
     const pick = () => {
-      choose({label: state.label === label ? ALL : label});
+      select({label: state.label === label ? ALL : label});
       at("classes").querySelector(`[data-label="${label}"]`).focus();
     };
     const pressed = String(state.label === label);
@@ -31,20 +31,20 @@ function showClasses() {
       {type: "button", onclick: pick, "data-label": label, "aria-pressed": pressed},
       names[label],
     );
-    const {truths, AP, AP50} = report.classes[label];
-    return classRow(name, truths, AP, AP50, counts().precision[label], counts().recall[label], state.label === label);
+    const {objects, AP, AP50} = report.classes[label];
+    return classRow(name, objects, AP, AP50, counts().precision[label], counts().recall[label], state.label === label);
   });
   const {AP, AP50} = report.AP;
-  const all = classRow("Mean of classes", report.truths, AP, AP50, mean(counts().precision), mean(counts().recall));
+  const all = classRow("Mean of classes", report.objects, AP, AP50, mean(counts().precision), mean(counts().recall));
   at("classes").replaceChildren(make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, all, ...rows));
 }
 
-function classRow(name, truths, AP, AP50, precision, recall, isChosen = false) {
+function classRow(name, objects, AP, AP50, precision, recall, isSelectedRow = false) {
   return make(
     "tr",
-    {class: isChosen && "chosen"},
+    {class: isSelectedRow && "selected"},
     make("th", {scope: "row"}, name),
-    make("td", {}, truths.toLocaleString("en")),
+    make("td", {}, objects.toLocaleString("en")),
     make("td", {}, tenths(AP)),
     make("td", {}, tenths(AP50)),
     make("td", {}, percent(precision)),
@@ -52,7 +52,7 @@ function classRow(name, truths, AP, AP50, precision, recall, isChosen = false) {
   );
 }
 
-/** Classes in the order of the chosen column; those without a value come last. */
+/** Labels in the order of the selected column; those without a value come last. */
 function orderedLabels() {
   const labels = names.map((_, label) => label);
   if (state.sort === null) return labels;

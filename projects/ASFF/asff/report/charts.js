@@ -1,13 +1,13 @@
 "use strict";
 
-// Elements, and charts of lines. No chart knows what it shows.
+// HTML and SVG elements, and line charts.
 
 const SVG = document.createElementNS.bind(document, "http://www.w3.org/2000/svg");
 const DASHES = ["", "", "7 3", "3 3", "9 3 2 3", "1 3"]; // lines differ by more than colour
 const MARGIN = {top: 8, right: 12, bottom: 36, left: 44};
 const HEIGHT = 260;
 
-/** An element with attributes and children; texts become text, never markup. */
+/** Create an element with attributes and children; strings become text, never markup. */
 function make(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -26,7 +26,7 @@ function fill(element, attributes, children) {
   return element;
 }
 
-/** A short number: three digits, without needless zeros. */
+/** Format a number with three digits, without trailing zeros. */
 function short(value) {
   if (value === 0) return "0";
   const size = Math.abs(value);
@@ -34,21 +34,21 @@ function short(value) {
   return String(Number(value.toPrecision(size >= 1000 ? 6 : 3)));
 }
 
-/** A round distance that parts a length into at most so many. */
+/** Return a round step that divides a length into at most `count` parts. */
 function roundStep(length, count) {
   const rough = length / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   return [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
 }
 
-/** The multiples of a step between two ends. */
+/** Return the multiples of a step between two ends. */
 function ticks(low, high, step) {
   const values = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) values.push(i * step);
   return values;
 }
 
-/** Powers of ten between two ends; with 2 and 5 times them where these are few. */
+/** Return powers of ten between two ends, and their multiples of 2 and 5 if these are few. */
 function logTicks(low, high) {
   const few = high / low < 1000;
   const values = [];
@@ -61,9 +61,9 @@ function logTicks(low, high) {
 /**
  * Lines over a common axis, with a cursor for pointers and arrow keys.
  *
- * `show` takes: `lines` (name, points), `label` of the x axis; `xEnds` and `yEnds`, where they are
- * not those of the points; `format` of y; `dot` (x, y), a marked point; `quiet`: the legend has
- * no values but those at the cursor; `log`: of y.
+ * `show` takes `lines` (name, points) and the `label` of the x axis; optional: `xEnds` and `yEnds`
+ * of the axes, `format` of y, `dot` (x, y) to mark, `quiet` for a legend that has values only at
+ * the cursor, and `log` for a logarithmic y axis.
  */
 class LineChart {
   constructor(host, title, tools = null) {
@@ -93,12 +93,12 @@ class LineChart {
       "aria-label",
       `${this.heading.textContent}: ${names}, over ${options.label}. Arrow keys read the values.`,
     );
-    const places = new Set(options.lines.flatMap((line) => line.points.map((point) => point[0])));
-    this.places = [...places].sort((a, b) => a - b);
+    const values = new Set(options.lines.flatMap((line) => line.points.map((point) => point[0])));
+    this.xValues = [...values].sort((a, b) => a - b);
     this.render();
   }
 
-  /** Scales from values to pixels. */
+  /** Set the scales from values to pixels. */
   scales() {
     const {lines, xEnds, yEnds, log} = this.options;
     const values = lines.flatMap((line) => line.points.map((point) => point[1]));
@@ -108,7 +108,7 @@ class LineChart {
     const step = roundStep(high - low, 5);
     [low, high] = [step * Math.floor(low / step + 1e-9), step * Math.ceil(high / step - 1e-9)];
     if (this.isLog) [low, high] = [0.9 * Math.min(...positive), 1.1 * Math.max(...positive)];
-    const [first, last] = xEnds ?? [0, this.places[this.places.length - 1] || 1];
+    const [first, last] = xEnds ?? [0, this.xValues[this.xValues.length - 1] || 1];
     const width = this.width - MARGIN.left - MARGIN.right;
     const height = HEIGHT - MARGIN.top - MARGIN.bottom;
     const scale = this.isLog ? Math.log : Number;
@@ -171,7 +171,7 @@ class LineChart {
   }
 
   onKey(event) {
-    const last = this.places.length - 1;
+    const last = this.xValues.length - 1;
     const now = this.cursor ?? (event.key === "ArrowLeft" ? last + 1 : -1);
     const next = {
       ArrowRight: Math.min(now + 1, last),
@@ -186,31 +186,31 @@ class LineChart {
   }
 
   onPointer(event) {
-    if (!this.places.length) return;
+    if (!this.xValues.length) return;
     const x = event.clientX - this.plot.getBoundingClientRect().left;
-    const distances = this.places.map((place) => Math.abs(this.x(place) - x));
+    const distances = this.xValues.map((value) => Math.abs(this.x(value) - x));
     this.setCursor(distances.indexOf(Math.min(...distances)));
   }
 
-  /** Mark a place, and write the values there into the legend. */
+  /** Move the cursor, and write the values at it into the legend. */
   setCursor(cursor) {
     this.cursor = cursor;
     if (!this.options) return;
     const {lines, label, quiet, format = short} = this.options;
-    const place = cursor === null ? null : this.places[cursor];
-    if (place !== null) {
-      this.cursorLine.setAttribute("x1", this.x(place));
-      this.cursorLine.setAttribute("x2", this.x(place));
+    const x = cursor === null ? null : this.xValues[cursor];
+    if (x !== null) {
+      this.cursorLine.setAttribute("x1", this.x(x));
+      this.cursorLine.setAttribute("x2", this.x(x));
     }
-    this.cursorLine?.setAttribute("visibility", place === null ? "hidden" : "visible");
+    this.cursorLine?.setAttribute("visibility", x === null ? "hidden" : "visible");
     const items = lines.map((line, i) => {
-      let point = line.points.find((each) => each[0] === place);
-      if (place === null && !quiet) point = line.points[line.points.length - 1];
+      let point = line.points.find((each) => each[0] === x);
+      if (x === null && !quiet) point = line.points[line.points.length - 1];
       const sample = draw("line", {class: "line", x1: 0, x2: 22, y1: 4, y2: 4, style: this.style(line, i)});
       const value = point ? make("b", {}, format(point[1])) : null;
       return make("li", {}, draw("svg", {"aria-hidden": true}, sample), `${line.name} `, value);
     });
-    if (place !== null) items.push(make("li", {class: "quiet"}, `${label} ${short(place)}`));
+    if (x !== null) items.push(make("li", {class: "quiet"}, `${label} ${short(x)}`));
     this.legend.replaceChildren(...items);
   }
 }

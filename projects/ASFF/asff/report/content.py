@@ -1,4 +1,4 @@
-"""All that a report says, as numbers and text: what report.json holds."""
+"""Collect the content of a report: what report.json contains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..analysis.detection_errors import IOU, POOR_IOU, SIZES
+from ..analysis.detection_errors import BACKGROUND_IOU, FOREGROUND_IOU
 from ..analysis.detection_metrics import (
     SCORES,
     Evaluation,
@@ -18,36 +18,37 @@ from ..analysis.detection_metrics import (
     precision_curves,
 )
 from ..config_files import changed_keys
+from ..data.boxes import COCO_SIZES
 from .curves import training_curves, training_speed
 from .images import ShownImage
-from .run_folder import RunFolder, environment, inference_speed
+from .run_folder import RunFolder, environment, inference_speed, read_metrics
 
 
 def describe_run(
     run: RunFolder, cfg: CfgNode, dataset: str, evaluation: Evaluation, images: list[ShownImage]
 ) -> dict[str, Any]:
-    """Everything about a run and one of its evaluations but pictures.
+    """Describe a run and one of its evaluations, without the pixels of images.
 
     Args:
         cfg: of the run.
         dataset: that was evaluated.
-        images: that are shown.
+        images: to be shown.
     """
-    metrics, log = run.read_metrics(), run.read_log()
+    metrics, log = read_metrics(run.path / "metrics.json"), run.read_log()
     num_images = len(evaluation.evaluator.params.imgIds)
     content = {
         "run": run.name,
         "dataset": dataset,
         "evaluated": run.evaluation_time(dataset).isoformat(" ", "minutes"),
         "images": num_images,
-        "truths": len(evaluation.truths),
+        "objects": len(evaluation.objects),
         "detections": len(evaluation.detections),
         "AP": average_precisions(evaluation),
         "classes": class_precisions(evaluation),
         "precision_curves": precision_curves(evaluation),
-        "IoU": IOU,
-        "poor_IoU": POOR_IOU,
-        "sizes": SIZES,
+        "foreground_IoU": FOREGROUND_IOU,
+        "background_IoU": BACKGROUND_IOU,
+        "sizes": COCO_SIZES,
         "best_score": best_score(evaluation),
         "at_scores": [count_at(evaluation, score) for score in SCORES],
         "worst_images": [image.content for image in images],
@@ -60,13 +61,13 @@ def describe_run(
         "environment": environment(log),
         "config": run.config_file.read_text(),
     }
-    return without_nan(content)
+    return _without_nan(content)
 
 
-def without_nan(value: Any) -> Any:
-    """A copy for JSON, which has no such numbers: None instead."""
+def _without_nan(value: Any) -> Any:
+    """Copy a value with None for numbers that are not finite, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: without_nan(x) for key, x in value.items()}
+        return {key: _without_nan(x) for key, x in value.items()}
     if isinstance(value, (list, tuple)):
-        return [without_nan(x) for x in value]
+        return [_without_nan(x) for x in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

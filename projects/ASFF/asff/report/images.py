@@ -1,4 +1,4 @@
-"""Images of the report: what is in them as numbers, and their pixels as small JPEGs."""
+"""Choose the images of the report, and describe their objects and detections."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..analysis.detection_errors import CORRECT, SIZES
+from ..analysis.detection_errors import CORRECT
 from ..analysis.detection_metrics import (
     MISTAKES,
     SCORES,
     Evaluation,
     best_score,
-    shown_from,
+    detections_from,
     worst_images,
 )
+from ..data.boxes import COCO_SIZES
 from ..data.image_io import UnreadableImage, read_image
 
 NUM_IMAGES = 12
 SIDE = 640  # pixels at most
-MAX_BYTES = 150_000  # of a picture; all together stay under 3 MB, as text too
+MAX_BYTES = 150_000  # per image; all together stay under 3 MB, encoded in base64
 QUALITIES = (85, 70, 50, 30, 15)
 
 KINDS = {CORRECT: "correct", **{kind: name for name, kind in MISTAKES.items()}}
@@ -36,7 +37,7 @@ class ShownImage:
 
     Attributes:
         path: of its file.
-        content: ``file_name``, ``width``, ``height`` in pixels, and its ``truths`` and
+        content: ``file_name``, ``width``, ``height`` in pixels, ``objects`` and
             ``detections``.
         jpeg: a small copy.
     """
@@ -47,15 +48,15 @@ class ShownImage:
 
 
 def choose_images(evaluation: Evaluation, image_root: str) -> list[ShownImage]:
-    """The images with the most mistakes, at the best score, of those that can be read.
+    """Choose the readable images with the most mistakes at the best score.
 
     Args:
-        image_root: folder that their file names start from.
+        image_root: folder of the file names of images.
     """
     params, known = evaluation.evaluator.params, evaluation.evaluator.cocoGt.imgs
     images: list[ShownImage] = []
-    for place in worst_images(evaluation, best_score(evaluation)):
-        path = os.path.join(image_root, known[params.imgIds[place]]["file_name"])
+    for index in worst_images(evaluation, best_score(evaluation)):
+        path = os.path.join(image_root, known[params.imgIds[index]]["file_name"])
         try:
             pixels = read_image(path)
         except UnreadableImage as error:
@@ -63,40 +64,44 @@ def choose_images(evaluation: Evaluation, image_root: str) -> list[ShownImage]:
             continue
         height, width = pixels.shape[:2]
         content = {"file_name": os.path.basename(path), "width": width, "height": height}
-        content.update(boxes(evaluation, place))
-        images.append(ShownImage(path, content, encode(pixels)))
+        content.update(_describe_boxes(evaluation, index))
+        images.append(ShownImage(path, content, encode_jpeg(pixels)))
         if len(images) == NUM_IMAGES:
             break
     return images
 
 
-def boxes(evaluation: Evaluation, place: int) -> dict[str, list[dict[str, Any]]]:
-    """GroundTruth and detections of an image, the most certain last, to be drawn on top.
+def _describe_boxes(evaluation: Evaluation, image: int) -> dict[str, list[dict[str, Any]]]:
+    """Return objects and detections of an image, in ascending order of scores.
 
-    Boxes are x, y, w, h in pixels. GroundTruth have the highest score of a detection that ``explained``
-    them: one that is right, of a wrong class, or has a poor box; -1 where there is none.
+    Boxes are x, y, w, h in pixels. The ``covered_score`` of an object is the highest score of its
+    correct detections and its classification and localization mistakes; -1 without any.
     """
-    detections = shown_from(evaluation, SCORES[0])
-    detections = np.sort(detections[detections["image"] == place], order="score")
-    truths = evaluation.truths[evaluation.truths["image"] == place]
+    detections = detections_from(evaluation, SCORES[0])
+    detections = np.sort(detections[detections["image"] == image], order="score")
+    objects = evaluation.objects[evaluation.objects["image"] == image]
     return {
-        "truths": [
-            {**describe(x), "size": SIZES[x["size"]], "explained": float(x["explained"])}
-            for x in truths
+        "objects": [
+            {
+                **_describe_box(x),
+                "size": COCO_SIZES[x["size"]],
+                "covered_score": float(x["covered_score"]),
+            }
+            for x in objects
         ],
         "detections": [
-            {**describe(x), "score": float(x["score"]), "kind": KINDS[x["kind"]]}
+            {**_describe_box(x), "score": float(x["score"]), "kind": KINDS[x["kind"]]}
             for x in detections
         ],
     }
 
 
-def describe(row: np.void) -> dict[str, Any]:
-    return {"label": int(row["label"]), "box": [round(float(x), 1) for x in row["box"]]}
+def _describe_box(entry: np.void) -> dict[str, Any]:
+    return {"label": int(entry["label"]), "box": [round(float(x), 1) for x in entry["box"]]}
 
 
-def encode(pixels: np.ndarray) -> bytes:
-    """A JPEG of at most SIDE pixels, of the best quality that keeps it small."""
+def encode_jpeg(pixels: np.ndarray) -> bytes:
+    """Encode as a JPEG of at most SIDE pixels, with the best quality that keeps it small."""
     image = Image.fromarray(pixels)
     image.thumbnail((SIDE, SIDE))
     for quality in QUALITIES:

@@ -1,18 +1,18 @@
-// What goes wrong: kinds of mistakes, and confusions.
+// Kinds of mistakes (named as by TIDE), and the confusion matrix.
 
 const KINDS = {
-  missed: {color: "#f0e442", text: "no detection explains it"},
-  duplicate: {color: "#56b4e9", text: "on an object already found"},
-  "wrong class": {color: "#cc79a7", text: "on another class’s object"},
-  "poor box": {color: "#e69f00", text: `IoU of only ${report.poor_IoU} to ${report.IoU}`},
-  background: {color: "#d55e00", text: "on nothing of the kind"},
+  missed: {color: "#f0e442", text: "an object without detection"},
+  classification: {color: "#cc79a7", text: "wrong class"},
+  localization: {color: "#e69f00", text: `IoU ${report.background_IoU} to ${report.foreground_IoU}`},
+  duplicate: {color: "#56b4e9", text: "of an object already detected"},
+  background: {color: "#d55e00", text: "no such object there"},
 };
 
-const MATRIX_CLASSES = 20; // with more of them, the worst confusions are listed
+const MATRIX_CLASSES = 20; // with more classes, the most frequent confusions are listed
 
 function showMistakes() {
   const rows = Object.keys(KINDS).map((kind) => {
-    const bySize = counts().mistakes[kind].map((classes) => sum(classes.filter((_, label) => chosen(label))));
+    const bySize = counts().mistakes[kind].map((classes) => sum(classes.filter((_, label) => isSelected(label))));
     return {kind, bySize, total: sum(bySize)};
   });
   const most = Math.max(...rows.map((row) => row.total), 1);
@@ -43,27 +43,27 @@ function swatch(kind) {
 function showConfusion() {
   const all = [...names, "background"];
   if (names.length <= MATRIX_CLASSES) showMatrix(all);
-  else showWorstConfusions(all);
+  else listConfusions(all);
   at("matrix-text").hidden = names.length > MATRIX_CLASSES;
 }
 
 function showMatrix(all) {
   at("confusion").className = `matrix ${all.length > 8 ? "many" : ""}`;
   const table = all.map(() => all.map(() => 0));
-  for (const [there, detected, number] of counts().confusion) table[there][detected] = number;
+  for (const [actual, detected, number] of counts().confusion) table[actual][detected] = number;
   const heads = all.map((name) => make("th", {scope: "col", title: name}, make("span", {}, name)));
-  const rows = table.map((row, there) => {
+  const rows = table.map((row, actual) => {
     const total = sum(row);
     const cells = row.map((number, detected) => {
-      if (there === names.length && detected === names.length) return make("td");
-      const faded = !chosen(there) && !chosen(detected) ? "faded" : "";
-      const title = `${all[there]} taken for ${all[detected]}: ${number} of ${total}`;
+      if (actual === names.length && detected === names.length) return make("td");
+      const faded = !isSelected(actual) && !isSelected(detected) ? "faded" : "";
+      const title = `${all[actual]} detected as ${all[detected]}: ${number} of ${total}`;
       if (!number) return make("td", {class: `zero ${faded}`, title}, "0");
-      // Never so strong that the number could not be read.
+      // Light enough for the number to be legible.
       const style = `background: rgba(0, 114, 178, ${(0.08 + (0.6 * number) / total).toFixed(3)})`;
       return make("td", {class: faded, style, title}, number.toLocaleString("en"));
     });
-    const head = make("th", {scope: "row", title: all[there]}, make("span", {}, all[there]));
+    const head = make("th", {scope: "row", title: all[actual]}, make("span", {}, all[actual]));
     return make("tr", {}, head, ...cells);
   });
   at("confusion").replaceChildren(
@@ -72,21 +72,21 @@ function showMatrix(all) {
   );
 }
 
-/** In place of a matrix that no screen could hold. */
-function showWorstConfusions(all) {
+/** List the confusions instead of a matrix that is too large for a screen. */
+function listConfusions(all) {
   const wrong = counts().confusion.filter(
-    ([there, detected]) => there !== detected && (chosen(there) || chosen(detected)),
+    ([actual, detected]) => actual !== detected && (isSelected(actual) || isSelected(detected)),
   );
-  const rows = wrong.sort((a, b) => b[2] - a[2]).slice(0, MATRIX_CLASSES).map(([there, detected, number]) =>
+  const rows = wrong.sort((a, b) => b[2] - a[2]).slice(0, MATRIX_CLASSES).map(([actual, detected, number]) =>
     make(
       "tr",
       {},
-      make("th", {scope: "row"}, all[there]),
+      make("th", {scope: "row"}, all[actual]),
       make("th", {scope: "row"}, all[detected]),
       make("td", {}, number.toLocaleString("en")),
     ),
   );
-  const heads = ["what is there", "what it is taken for", "times"].map((text) => make("th", {scope: "col"}, text));
+  const heads = ["ground truth", "detected as", "count"].map((text) => make("th", {scope: "col"}, text));
   at("confusion").className = "list";
   at("confusion").replaceChildren(
     make("thead", {}, make("tr", {}, ...heads)),

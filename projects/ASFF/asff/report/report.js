@@ -1,4 +1,4 @@
-// The rest of the page, and its beginning.
+// Head, controls, training curves and run; starts the page.
 
 function tile(name, value, unit = "") {
   return make("div", {}, make("dt", {}, name), make("dd", {}, value, unit && make("small", {}, ` ${unit}`)));
@@ -9,13 +9,13 @@ function showHead() {
   at("facts").textContent = [
     report.dataset,
     count(report.images, "image"),
-    count(report.truths, "object"),
+    count(report.objects, "object"),
     count(report.detections, "detection"),
     `evaluated ${report.evaluated}`,
   ].join(" · ");
   const titles = {AP: "AP", AP50: "AP50", AP75: "AP75", APs: "AP small", APm: "AP medium", APl: "AP large"};
   at("metrics").append(...Object.entries(titles).map(([key, name]) => tile(name, tenths(report.AP[key]))));
-  document.querySelectorAll(".iou").forEach((element) => element.append(report.IoU));
+  document.querySelectorAll(".iou").forEach((element) => element.append(report.foreground_IoU));
   at("images").hidden = !report.worst_images.length;
   at("fusion").hidden = !report.fusion_maps.length;
   at("training").hidden = !report.training.length;
@@ -30,20 +30,20 @@ function showHead() {
 function setUpControls() {
   const options = [[ALL, "All"], ...names.map((name, label) => [label, name])];
   at("class").append(...options.map(([label, name]) => make("option", {value: label}, name)));
-  at("class").addEventListener("change", (event) => choose({label: Number(event.target.value)}));
-  at("score").max = places.length - 1;
-  at("score").addEventListener("input", (event) => choose({place: Number(event.target.value)}));
+  at("class").addEventListener("change", (event) => select({label: Number(event.target.value)}));
+  at("score").max = scores.length - 1;
+  at("score").addEventListener("input", (event) => select({scoreIndex: Number(event.target.value)}));
   at("best").textContent = `Best F1: ${report.best_score.toFixed(2)}`;
-  at("best").addEventListener("click", () => choose({place: places.indexOf(report.best_score)}));
+  at("best").addEventListener("click", () => select({scoreIndex: scores.indexOf(report.best_score)}));
   at("controls").addEventListener("submit", (event) => event.preventDefault());
 }
 
-/** Change what is chosen, and show what follows from it. */
-function choose(changes) {
+/** Change the selection, and update everything that depends on it. */
+function select(changes) {
   Object.assign(state, changes);
   at("class").value = state.label;
-  at("score").value = state.place;
-  const score = places[state.place].toFixed(2);
+  at("score").value = state.scoreIndex;
+  const score = scores[state.scoreIndex].toFixed(2);
   at("score-value").textContent = score;
   at("score").setAttribute("aria-valuetext", score);
   showClasses();
@@ -75,14 +75,14 @@ function showRun() {
   if (training) {
     at("speed").append(
       tile("training, median", short(training.iteration), "s / iteration"),
-      tile("of it, waiting for data", percent(training.data / training.iteration), "%"),
+      tile("waiting for data", percent(training.data / training.iteration), "%"),
     );
   }
   if (inference) {
     at("speed").append(
       tile(`inference${inference.devices > 1 ? `, each of ${inference.devices} devices` : ""}`,
         short(1000 * inference.compute), "ms / image"),
-      tile("evaluation, with reading", short(1000 * inference.total), "ms / image"),
+      tile("evaluation, with data loading", short(1000 * inference.total), "ms / image"),
     );
   }
   at("speed").hidden = !training && !inference;
@@ -95,8 +95,8 @@ function showRun() {
 }
 
 function showMaps() {
-  for (const {caption, picture} of report.fusion_maps) {
-    const scroll = make("figure", {tabindex: 0}, make("img", {src: picture, alt: `Fusion maps of ${caption}`}));
+  for (const {caption, image} of report.fusion_maps) {
+    const scroll = make("figure", {tabindex: 0}, make("img", {src: image, alt: `Fusion maps of ${caption}`}));
     scroll.append(make("figcaption", {class: "quiet"}, caption));
     at("maps").append(scroll);
   }
@@ -105,7 +105,7 @@ function showMaps() {
 showHead();
 setUpControls();
 setUpImages();
-choose({});
+select({});
 showMaps();
 showTraining();
 showRun();

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: config, metrics, log and detections."""
+"""Read the folder of a run: config, metrics, log and detections."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from detectron2.config import CfgNode
+
+from ..config_files import load_config
+from ..data import check_datasets, register_custom_datasets, resolve_custom_datasets
+
 RESULTS = "coco_instances_results.json"  # COCOEvaluator writes it at every evaluation
 
 # Lines of the log, in the order in which an evaluation writes them.
-BATCHES = re.compile(r"Start inference on (\d+) batches")
-TOTAL = re.compile(r"Total inference time: .*\(([\d.e-]+) s / iter per device, on (\d+) devices\)")
-COMPUTE = re.compile(r"Total inference pure compute time: .*\(([\d.e-]+) s / iter")
-SAVING = re.compile(r"Saving results to (.*)")
+_BATCHES = re.compile(r"Start inference on (\d+) batches")
+_TOTAL = re.compile(r"Total inference time: .*\(([\d.e-]+) s / iter per device, on (\d+) devices\)")
+_COMPUTE = re.compile(r"Total inference pure compute time: .*\(([\d.e-]+) s / iter")
+_SAVING = re.compile(r"Saving results to (.*)")
 
 
 class RunFolder:
-    """The OUTPUT_DIR of a run of train_net.py.
+    """The OUTPUT_DIR of a training or evaluation.
 
     Raises:
-        ValueError: it is none, or nothing was evaluated.
+        ValueError: the folder is not that of a run, or nothing was evaluated.
     """
 
     def __init__(self, path: str | Path):
@@ -30,14 +35,14 @@ class RunFolder:
             raise ValueError(f"{path}: there is no such folder.")
         if not self.config_file.is_file():
             raise ValueError(
-                f"{path} is not the folder of a run: it has no config.yaml, which train_net.py "
+                f"{path} is not the folder of a run: it has no config.yaml, which a training "
                 "writes to OUTPUT_DIR."
             )
         found = sorted(self.path.glob(f"inference/*/{RESULTS}"))
         self.evaluated = [file.parent.name for file in found]
         if not found:
             raise ValueError(
-                f"{path} has no evaluation (inference/*/{RESULTS}): run train_net.py --config-file "
+                f"{path} has no evaluation (inference/*/{RESULTS}): run asff train --config-file "
                 f"{self.config_file} --eval-only MODEL.WEIGHTS CHECKPOINT OUTPUT_DIR {path} first."
             )
 
@@ -50,11 +55,11 @@ class RunFolder:
         return self.path.resolve().name
 
     def choose_dataset(self, tested: Sequence[str], wanted: str | None = None) -> str:
-        """The dataset to report on.
+        """Return the dataset to report on.
 
         Args:
-            tested: DATASETS.TEST, of which the first that was evaluated is taken.
-            wanted: taken instead.
+            tested: DATASETS.TEST; the first evaluated one is the default.
+            wanted: replaces the default.
 
         Raises:
             ValueError: ``wanted`` was not evaluated.
@@ -70,7 +75,7 @@ class RunFolder:
         return self.path / "inference" / dataset / RESULTS
 
     def read_results(self, dataset: str) -> list[dict]:
-        """Detections in COCO's result format.
+        """Read the detections, in COCO's result format.
 
         Raises:
             ValueError: the file is not in this format.
@@ -80,20 +85,37 @@ class RunFolder:
         try:
             results = json.loads(path.read_bytes())
         except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}. Evaluate anew.") from error
+            raise ValueError(f"{path} is not JSON: {error}. Evaluate again.") from error
         if not isinstance(results, list) or not all(
             isinstance(result, dict) and keys <= result.keys() for result in results
         ):
-            raise ValueError(f"{path} is no list of detections with {', '.join(sorted(keys))}.")
+            raise ValueError(f"{path} is not a list of detections with {', '.join(sorted(keys))}.")
         return results
 
     def evaluation_time(self, dataset: str) -> datetime:
-        """When the detections were written; local time."""
+        """Return the local time at which the detections were written."""
         return datetime.fromtimestamp(self.results_file(dataset).stat().st_mtime)
 
-    def read_metrics(self) -> list[dict]:
-        """Read metrics.json; see :func:`read_metrics`."""
-        return read_metrics(self.path / "metrics.json")
+    def read_config(self, wanted: str | None = None) -> tuple[CfgNode, str]:
+        """Read the config, and register the dataset to report on; see :meth:`choose_dataset`.
+
+        Raises:
+            ValueError: naming the key or file, its value, and the fix.
+        """
+        cfg = load_config(str(self.config_file))
+        cfg.OUTPUT_DIR = str(self.path)  # it may have been moved
+        dataset = self.choose_dataset(cfg.DATASETS.TEST, wanted)
+        resolve_custom_datasets(cfg, self.config_file, [dataset])
+        register_custom_datasets(cfg)
+        check_datasets([dataset], "DATASETS.TEST")
+        return cfg, dataset
+
+    def last_checkpoint(self) -> Path:
+        """Return the checkpoint that was saved last, or raise a ValueError."""
+        file = self.path / "last_checkpoint"
+        if not file.is_file():
+            raise ValueError(f"There is no {file}.")
+        return self.path / file.read_text().strip()
 
     def read_log(self) -> str:
         path = self.path / "log.txt"
@@ -120,7 +142,7 @@ def read_metrics(file: Path) -> list[dict]:
 
 
 def environment(log: str) -> list[tuple[str, str]]:
-    """The environment that Detectron2 logged last: names and versions, without paths."""
+    """Return the environment that Detectron2 logged last: names and versions, without paths."""
     _, found, block = log.rpartition("Environment info:\n")
     rows: list[tuple[str, str]] = []
     for line in block.splitlines()[1:] if found else ():
@@ -132,21 +154,21 @@ def environment(log: str) -> list[tuple[str, str]]:
 
 
 def inference_speed(log: str, dataset: str, num_images: int) -> dict[str, float] | None:
-    """What the last evaluation of a dataset took, by the log.
+    """Return the time that the last evaluation of a dataset took, by the log.
 
     Returns:
-        ``compute`` and ``total`` seconds for an image on one device, without and with reading it,
-        and the number of ``devices``; None where the log does not tell.
+        ``compute`` and ``total`` seconds per image on one device, without and with reading it, and
+        the number of ``devices``; None if the log does not contain them.
     """
     speed, batches, total, devices, compute = None, 0, 0.0, 0, 0.0
     for line in log.splitlines():
-        if found := BATCHES.search(line):
+        if found := _BATCHES.search(line):
             batches = int(found[1])  # of each device
-        elif found := TOTAL.search(line):
+        elif found := _TOTAL.search(line):
             total, devices = float(found[1]), int(found[2])
-        elif found := COMPUTE.search(line):
+        elif found := _COMPUTE.search(line):
             compute = float(found[1])
-        elif (found := SAVING.search(line)) and Path(found[1].strip()).parent.name == dataset:
-            share = batches * devices / num_images  # batches of an image
-            speed = {"compute": compute * share, "total": total * share, "devices": devices}
+        elif (found := _SAVING.search(line)) and Path(found[1].strip()).parent.name == dataset:
+            ratio = batches * devices / num_images  # batches per image
+            speed = {"compute": compute * ratio, "total": total * ratio, "devices": devices}
     return speed if speed and speed["total"] else None

@@ -1,4 +1,4 @@
-"""Pictures of detections, alone or beside the truth."""
+"""Draw detections, alone or beside the ground truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from .overlay import COLORS, Overlay
 
-SMALLEST, LARGEST = 480, 4096  # sides in pixels: labels can be read, and a picture can be opened
+MIN_SIDE, MAX_SIDE = 480, 4096  # pixels: labels are legible, and viewers open the image
 
 
 def draw_instances(
@@ -23,21 +23,20 @@ def draw_instances(
     min_score: float = 0.3,
     scale: float | None = None,
 ) -> np.ndarray:
-    """Draw detections on an image, with class and score, in the colour of their class.
+    """Draw detections with class and score on an image, in the colour of their class.
 
     Args:
         image: (H, W, 3), RGB, uint8.
         instances: detections on the image, on the CPU, in its pixels.
-        class_names: what ``pred_classes`` count.
+        class_names: names of ``pred_classes``.
         min_score: detections with a lower score are not drawn.
-        scale: size of the picture over that of the image; by default small images are enlarged, by
-            a whole number, and huge ones made smaller.
+        scale: factor of the size; by default small images are enlarged by a whole number, and huge
+            ones are reduced.
 
     Returns:
         (scale H, scale W, 3), RGB, uint8.
     """
     kept = instances[instances.scores >= min_score]
-    # The best first.
     order = kept.scores.argsort(descending=True).tolist()
     boxes, scores = kept.pred_boxes.tensor.tolist(), kept.scores.tolist()
     classes = kept.pred_classes.tolist()
@@ -46,17 +45,17 @@ def draw_instances(
 
 
 def draw_detections(
-    record: dict,
+    dataset_dict: dict,
     instances: Instances,
     metadata: Metadata,
     *,
     min_score: float = 0.3,
     scale: float | None = None,
 ) -> np.ndarray:
-    """Draw an image twice, side by side: with its truth, and with what was detected.
+    """Draw an image twice, side by side: with its ground truth and with its detections.
 
     Args:
-        record: dataset dict with ``file_name`` and, where the truth is known, ``annotations``.
+        dataset_dict: with ``file_name`` and, if there is ground truth, ``annotations``.
         instances: detections on the image, on the CPU, in its pixels.
         metadata: of the dataset, for class names.
         min_score, scale: as of :func:`draw_instances`.
@@ -64,13 +63,13 @@ def draw_detections(
     Returns:
         (scale H, 2 scale W, 3), RGB, uint8.
     """
-    image, names = read_image(record["file_name"], format="RGB"), metadata.thing_classes
-    truths = record.get("annotations", ())
-    boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in truths]
-    classes = [x["category_id"] for x in truths]
-    truth = draw_boxes(image, boxes, classes, [names[i] for i in classes], scale)
+    image, names = read_image(dataset_dict["file_name"], format="RGB"), metadata.thing_classes
+    annotations = dataset_dict.get("annotations", ())
+    boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in annotations]
+    classes = [x["category_id"] for x in annotations]
+    ground_truth = draw_boxes(image, boxes, classes, [names[i] for i in classes], scale)
     detected = draw_instances(image, instances, names, min_score=min_score, scale=scale)
-    return np.concatenate([truth, detected], axis=1)
+    return np.concatenate([ground_truth, detected], axis=1)
 
 
 def draw_boxes(
@@ -80,29 +79,29 @@ def draw_boxes(
     labels: Iterable[str],
     scale: float | None = None,
 ) -> np.ndarray:
-    """Draw boxes (x1, y1, x2, y2), the first ones on top, on an image (H, W, 3), RGB, uint8.
+    """Draw boxes (x1, y1, x2, y2), the first on top, on an image (H, W, 3), RGB, uint8.
 
     Args:
-        classes: of the boxes, which give them their colours.
+        classes: of the boxes; they determine the colours.
         labels: of the boxes.
         scale: as of :func:`draw_instances`.
     """
-    picture = resize(Image.fromarray(image), scale)
-    factor = picture.width / image.shape[1], picture.height / image.shape[0]
+    canvas = resize(Image.fromarray(image), scale)
+    factor = canvas.width / image.shape[1], canvas.height / image.shape[0]
     boxes = [[x * factor[i % 2] for i, x in enumerate(box)] for box in boxes]
     colors = [COLORS[category % len(COLORS)] for category in classes]
-    overlay = Overlay(picture)
+    overlay = Overlay(canvas)
     for box, color in reversed(list(zip(boxes, colors))):
         overlay.draw_box(box, color)
     for text, box, color in zip(labels, boxes, colors):
         overlay.draw_label(text, box, color)
-    return np.asarray(picture)
+    return np.asarray(canvas)
 
 
 def resize(image: Image.Image, scale: float | None) -> Image.Image:
-    """An image ``scale`` times as large; by default one on which labels can be read."""
+    """Resize an image by a factor; by default so that labels are legible."""
     if scale is None:
         side = max(image.size)
-        scale = min(max(round(SMALLEST / side), 1), LARGEST / side)
+        scale = min(max(round(MIN_SIDE / side), 1), MAX_SIDE / side)
     size = [max(round(scale * side), 1) for side in image.size]
     return image.resize(size, Image.Resampling.BICUBIC)

@@ -1,81 +1,44 @@
 """A figure like the paper's Figures 3 and 4: detections, weight maps and fused features.
 
-Shape letters: L fused levels, H and W of a level, in cells.
+Shape letters: L fused levels, H and W of a level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from ..analysis.fusion_maps import FusionView
+from ..analysis import FusionView
 from .detections import draw_boxes, resize
 from .overlay import COLORS, brightness
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
     from matplotlib.image import AxesImage
 
-# All in pixels.
-PANEL = (230, 180)  # width and height into which a heat map fits
-LEAST_CELL = (84, 32)  # what it takes at least, for titles and names not to touch
-PICTURE_WIDTH = 720  # the most for the picture of the detections
-GAP = 8
-MARGIN = 16
-TITLE = 26  # of a column
-NAME = 62  # of a row, left of it
-BAR, BAR_ROOM = 10, 50  # width of a colour bar; and what it takes with its numbers
+# In pixels; the layout shrinks everything a little to make room for titles and numbers.
+MAP_SIZE = (230, 180)  # width and height into which a map fits
+MIN_MAP_SIZE = (84, 32)  # titles and names of levels need this
+DETECTIONS_WIDTH = (200, 720)  # lower and upper limit
+BAR_WIDTH = 10  # of a colour bar
+MARGINS = (250, 60)  # sums over the width and height, for titles, names and numbers
 DPI = 100
-HEAT = 0.7  # share of the heat map where it lies on the image
-COLORMAP = "viridis"  # as light as it is high, for any colour vision
-
-
-@dataclass
-class Panel:
-    """A heat map over the image.
-
-    Attributes:
-        title: what is shown.
-        values: (H, W).
-        limits: the values at the two ends of the colour bar.
-        extent: left, right, bottom and top end of the cells, in pixels of the image.
-    """
-
-    title: str
-    values: np.ndarray
-    limits: tuple[float, float]
-    extent: tuple[float, float, float, float]
-
-
-def prepare_panels(view: FusionView) -> dict[str, list[Panel]]:
-    """For each level the L weight maps, from 0 to 1, and last the activation, from end to end."""
-    (height, width), (input_height, input_width) = view.instances.image_size, view.input_size
-    panels = {}
-    for level, maps in view.maps.items():
-        rows, columns = maps.activation.shape
-        right = columns * maps.stride * width / input_width
-        extent = (0.0, right, rows * maps.stride * height / input_height, 0.0)
-        weights, activation = maps.weights.numpy(), maps.activation.numpy()
-        panels[level] = [
-            Panel(f"weight of {source}", weight, (0.0, 1.0), extent)
-            for source, weight in zip(view.maps, weights)
-        ]
-        limits = (float(activation.min()), float(activation.max()))
-        panels[level].append(Panel("activation", activation, limits, extent))
-    return panels
+HEAT = 0.7  # opacity of a map over the image
+COLORMAP = "viridis"  # its lightness grows with the value, for any colour vision
 
 
 def draw_fusion(
     image: np.ndarray, view: FusionView, class_names: Sequence[str], *, min_score: float = 0.3
 ) -> np.ndarray:
-    """Draw what was detected in an image, from which level, and how each level was fused.
+    """Draw the detections in an image with their levels, and the fusion of each level.
 
-    Left: boxes in the colours of their levels. Right: a row for each level, of the weights that
-    it gives to all levels, its own one framed, and of the fused feature, summed over its channels.
+    Left: boxes in the colours of their levels. Right, in a row for each level: its weights of all
+    levels, its self weight framed, and the fused feature, summed over the channels.
 
     Args:
         image: (H, W, 3), RGB, uint8.
@@ -86,66 +49,62 @@ def draw_fusion(
     Returns:
         The figure, (height, width, 3), RGB, uint8.
     """
-    panels = prepare_panels(view)
-    panel_image = resize(Image.fromarray(image), fit(image, PANEL)).convert("L")
-    cell = [max(sides) for sides in zip(panel_image.size, LEAST_CELL)]
-    heights = len(panels) * (cell[1] + GAP) - GAP
-    scale = fit(image, (PICTURE_WIDTH, heights))
-    picture = draw_levels(image, view, class_names, min_score=min_score, scale=scale)
-    # From left to right: the picture, names of rows, weights, their bar, activations, their bars.
-    lefts = [2 * MARGIN + picture.shape[1] + NAME]
-    lefts += [lefts[0] + column * (cell[0] + GAP) for column in range(1, len(panels))]
-    lefts.append(lefts[-1] + cell[0] + GAP + BAR_ROOM)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no display
 
-    sheet = Sheet(lefts[-1] + cell[0] + GAP + BAR_ROOM, 2 * MARGIN + TITLE + heights)
-    top = MARGIN + TITLE
-    axes = sheet.place(MARGIN, top, picture.shape[1], picture.shape[0])
-    axes.imshow(picture, aspect="auto", interpolation="nearest")
+    canvas = FigureCanvasAgg(make_fusion_figure(image, view, class_names, min_score=min_score))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def make_fusion_figure(
+    image: np.ndarray, view: FusionView, class_names: Sequence[str], *, min_score: float = 0.3
+) -> Figure:
+    """Lay out the figure of :func:`draw_fusion`."""
+    from matplotlib.figure import Figure
+
+    num_levels = len(view.maps)
+    grey = resize(Image.fromarray(image), _scale_to_fit(image, MAP_SIZE)).convert("L")
+    map_width, map_height = (max(sides) for sides in zip(grey.size, MIN_MAP_SIZE))
+    height = num_levels * map_height
+    scale = _scale_to_fit(image, (DETECTIONS_WIDTH[1], height))
+    detections = draw_levels(image, view, class_names, min_score=min_score, scale=scale)
+    width = max(detections.shape[1], DETECTIONS_WIDTH[0])
+    widths = [width, *[map_width] * num_levels, BAR_WIDTH, map_width, BAR_WIDTH]
+    size = ((sum(widths) + MARGINS[0]) / DPI, (height + MARGINS[1]) / DPI)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    grid = figure.add_gridspec(num_levels, len(widths), width_ratios=widths)
+
+    axes = figure.add_subplot(grid[:, 0], xticks=[], yticks=[])
+    axes.imshow(detections)
     axes.set_title("detections and their levels", fontsize=10)
-    for row, (level, row_panels) in enumerate(panels.items()):
-        y, color = top + row * (cell[1] + GAP), COLORS[row % len(COLORS)]
-        name = f"{level}\nstride {view.maps[level].stride}"
-        write_name(sheet.place(lefts[0] - NAME, y, NAME, cell[1]), name, color)
-        heats = []
-        for column, (x, panel) in enumerate(zip(lefts, row_panels)):
-            axes = sheet.place(x, y, *panel_image.size)
-            heats.append(draw_panel(axes, panel, np.asarray(panel_image), image.shape))
-            if row == 0:
-                axes.set_title(panel.title, fontsize=10)
-            if column == row:
-                axes.spines[:].set(color=np.divide(color, 255), linewidth=3)
-        draw_bar(sheet.place(lefts[-1] + cell[0] + GAP, y, BAR, panel_image.height), heats[-1])
-    draw_bar(sheet.place(lefts[-2] + cell[0] + GAP, top, BAR, heights), heats[0])
-    return sheet.to_array()
+    for row, level in enumerate(view.maps):
+        weights = _draw_row(figure, grid, row, level, np.asarray(grey), view)
+    _draw_bar(figure.add_subplot(grid[:, num_levels + 1]), weights)
+    return figure
 
 
-class Sheet:
-    """An empty figure of so many pixels; matplotlib draws on it without a display."""
-
-    def __init__(self, width: int, height: int):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        self.size = (width, height)
-        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-        self.canvas = FigureCanvasAgg(self.figure)
-
-    def place(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Axes without ticks, with their upper left corner at a pixel."""
-        left, bottom = x / self.size[0], 1 - (y + height) / self.size[1]
-        axes = self.figure.add_axes((left, bottom, width / self.size[0], height / self.size[1]))
-        axes.set(xticks=[], yticks=[])
-        return axes
-
-    def to_array(self) -> np.ndarray:
-        """(height, width, 3), RGB, uint8."""
-        self.canvas.draw()
-        return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
-
-
-def fit(image: np.ndarray, room: tuple[int, int]) -> float:
-    """By what to scale an image (H, W, 3) to fill a room of this width and height."""
-    return min(room[0] / image.shape[1], room[1] / image.shape[0])
+def _draw_row(
+    figure: Figure, grid: GridSpec, row: int, level: str, grey: np.ndarray, view: FusionView
+) -> AxesImage:
+    """Draw the maps of a level; return the last map of its weights."""
+    maps, num_levels, color = view.maps[level], len(view.maps), COLORS[row % len(COLORS)]
+    panels = {f"weight of {source}": x for source, x in zip(view.maps, maps.weights)}
+    heats = []
+    for column, (title, values) in enumerate({**panels, "activation": maps.activation}.items()):
+        # Between weights and activation is the colour bar of the weights.
+        cell = grid[row, 1 + column + (column == num_levels)]
+        axes = figure.add_subplot(cell, xticks=[], yticks=[])
+        heats.append(_draw_map(axes, grey, values.numpy(), maps.stride, view))
+        if column < num_levels:
+            heats[-1].set_clim(0, 1)
+        if row == 0:
+            axes.set_title(title, fontsize=10)
+        if column == 0:
+            _write_name(axes, f"{level}\nstride {maps.stride}", color)
+        if column == row:
+            axes.spines[:].set(color=np.divide(color, 255), linewidth=3)
+    _draw_bar(figure.add_subplot(grid[row, num_levels + 3]), heats[-1])
+    return heats[-2]
 
 
 def draw_levels(
@@ -158,50 +117,48 @@ def draw_levels(
 ) -> np.ndarray:
     """Draw the detections with their classes and levels, in the colours of the levels."""
     kept = (view.instances.scores >= min_score).nonzero().flatten()
-    found = view.instances[kept]
-    colors = found.pred_classes.tolist()
+    instances = view.instances[kept]
+    colors = instances.pred_classes.tolist()
     labels = [class_names[category] for category in colors]
     if view.levels is not None:
         levels = [view.levels[index] for index in kept]
-        # Levels that are not fused come after those of the rows.
+        # Levels that are not fused come after the fused ones.
         order = [*view.maps, *sorted({*levels} - {*view.maps})]
         colors = [order.index(level) for level in levels]
         labels = [f"{label} {level}" for label, level in zip(labels, levels)]
-    return draw_boxes(image, found.pred_boxes.tensor.tolist(), colors, labels, scale)
+    return draw_boxes(image, instances.pred_boxes.tensor.tolist(), colors, labels, scale)
 
 
-def write_name(axes: Axes, name: str, color: tuple[int, int, int]) -> None:
-    """Write a level's name on its colour, as at its boxes."""
-    axes.axis("off")
-    ink = "black" if brightness(color) > 110 else "white"
-    patch = {"facecolor": np.divide(color, 255), "edgecolor": "none", "pad": 3}
-    axes.text(0.45, 0.5, name, color=ink, ha="center", va="center", fontsize=8, bbox=patch)
+def _scale_to_fit(image: np.ndarray, size: tuple[int, int]) -> float:
+    """Return the factor by which an image (H, W, 3) fills this width or height."""
+    return min(size[0] / image.shape[1], size[1] / image.shape[0])
 
 
-def draw_panel(
-    axes: Axes, panel: Panel, grey: np.ndarray, image_shape: tuple[int, ...]
+def _draw_map(
+    axes: Axes, grey: np.ndarray, values: np.ndarray, stride: int, view: FusionView
 ) -> AxesImage:
-    """Draw a heat map, cell by cell, over the grey image."""
-    height, width = image_shape[:2]
-    image_extent = (0, width, height, 0)
-    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=image_extent, aspect="auto")
-    low, high = panel.limits
+    """Draw a map (H, W) over the grey image; what goes beyond the image is cut off."""
+    (height, width), (input_height, input_width) = view.instances.image_size, view.input_size
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+    right = values.shape[1] * stride * width / input_width
+    bottom = values.shape[0] * stride * height / input_height
     heat = axes.imshow(
-        panel.values,
-        cmap=COLORMAP,
-        vmin=low,
-        vmax=high,
-        alpha=HEAT,
-        extent=panel.extent,
-        aspect="auto",
-        interpolation="nearest",
+        values, cmap=COLORMAP, alpha=HEAT, extent=(0, right, bottom, 0), interpolation="nearest"
     )
     axes.set(xlim=(0, width), ylim=(height, 0))
     return heat
 
 
-def draw_bar(axes: Axes, heat: AxesImage) -> None:
-    """Draw the colour bar of a heat map, over the same grey as a grey image would show."""
+def _write_name(axes: Axes, name: str, color: tuple[int, int, int]) -> None:
+    """Write the name of a level left of its maps, on its colour."""
+    ink = "black" if brightness(color) > 110 else "white"
+    patch = {"facecolor": np.divide(color, 255), "edgecolor": "none", "pad": 3}
+    style = {"rotation": 0, "ha": "right", "va": "center", "fontsize": 8, "labelpad": 8}
+    axes.set_ylabel(name, color=ink, bbox=patch, **style)
+
+
+def _draw_bar(axes: Axes, heat: AxesImage) -> None:
+    """Draw the colour bar of a map on grey, like the map."""
     axes.set_facecolor("0.5")
     axes.figure.colorbar(heat, cax=axes)
     axes.tick_params(labelsize=8)

@@ -1,48 +1,29 @@
-"""Measured gradients of several detectors, before and after training, as a table and a figure."""
+"""Draw and tabulate the gradients of several detectors, before and after training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
-from ..analysis.gradients import LevelGradients
-from .samples import COLORS
+from ..analysis import Measurement
+from ..analysis.gradients import STAGES
+from .overlay import COLORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STAGES = ("before", "after")
-# AnchorGrid of the figure: attribute of LevelGradients and what the axis says.
+# Rows of the figure: attribute of LevelGradients and label of the axis.
 PANELS = {
     "share": "share of other levels' negatives",
     "cosine": "cosine with own positives",
 }
 
 
-@dataclass
-class Measurement:
-    """What was measured of a detector.
-
-    Attributes:
-        label: of the detector.
-        stage: of its training, one of :data:`STAGES`.
-        config_file, weights: what it was built from; no weights: a random initialisation.
-        levels: coarsest first.
-    """
-
-    label: str
-    stage: str
-    config_file: str
-    weights: str
-    levels: list[LevelGradients]
-
-
 def gradient_table(measurements: Sequence[Measurement]) -> str:
-    """A markdown table with a row for each measurement and level."""
+    """Format measurements as a markdown table with a row for each level."""
     strides = [level.stride for level in measurements[0].levels]
     headers = ["", "training", "stride", "positives", "own (1)", "others (2)", "share of (2)"]
     headers += ["cosine", "(2) through weights", *(f"weight at {stride}" for stride in strides)]
@@ -52,10 +33,10 @@ def gradient_table(measurements: Sequence[Measurement]) -> str:
             measurement.stage,
             level.stride,
             level.positives,
-            *map(show, (level.own, level.others)),
+            *map(_format, (level.own, level.others)),
             "" if level.share is None else f"{level.share:.1%}",
-            *map(show, (level.cosine, level.through_weights)),
-            *map(show, level.weights or [None] * len(strides)),
+            *map(_format, (level.cosine, level.through_weights)),
+            *map(_format, level.weights or [None] * len(strides)),
         )
         for measurement in measurements
         for level in measurement.levels
@@ -64,17 +45,17 @@ def gradient_table(measurements: Sequence[Measurement]) -> str:
     return tabulate(rows, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
-def show(value: float | None) -> str:
+def _format(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
 def draw_gradients(measurements: Sequence[Measurement], path: Path) -> None:
-    """Write a PNG: share and cosine of what other levels' negatives bring, in bars for each level.
+    """Write a PNG of the share and cosine of the other levels' negatives, in bars for each level.
 
     Args:
-        measurements: all of the same levels; each detector at the first of their stages at least.
+        measurements: of the same levels; each detector at least at the first of the stages.
     """
-    from matplotlib.figure import Figure  # without pyplot, which would look for a screen
+    from matplotlib.figure import Figure  # pyplot would look for a display
 
     stages = [stage for stage in STAGES if any(x.stage == stage for x in measurements)]
     labels = list(dict.fromkeys(x.label for x in measurements))
@@ -83,17 +64,17 @@ def draw_gradients(measurements: Sequence[Measurement], path: Path) -> None:
     for axes_row, (attribute, title) in zip(grid, PANELS.items()):
         axes_row[0].set_ylabel(title)
         for axes, stage in zip(axes_row, stages):
-            draw_bars(axes, [x for x in measurements if x.stage == stage], labels, attribute)
+            _draw_bars(axes, [x for x in measurements if x.stage == stage], labels, attribute)
     for axes, stage in zip(grid[0], stages):
         axes.set_title(f"{stage} training")
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=120)
 
 
-def draw_bars(
+def _draw_bars(
     axes: Axes, measurements: Sequence[Measurement], labels: Sequence[str], attribute: str
 ) -> None:
-    """Draw an attribute: a group of bars for each level, a bar and a colour for each label."""
+    """Draw an attribute as a group of bars for each level, with a colour for each label."""
     width = 0.8 / len(labels)
     for measurement in measurements:
         index = labels.index(measurement.label)

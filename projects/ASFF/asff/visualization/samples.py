@@ -1,4 +1,4 @@
-"""Training samples as the network sees them, with boxes, classes and mixup weights."""
+"""Draw training samples as the network gets them, with boxes, classes and mixup weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from .overlay import COLORS, Overlay
 
-CELL = 480  # pixels that a sample should have at least, so that labels can be read
+MIN_SIDE = 480  # pixels; smaller samples are enlarged, for legible labels
 GAP = 8
 BACKGROUND = (255, 255, 255)
 
@@ -23,16 +23,16 @@ def draw_samples(
     columns: int = 4,
     image_format: str = "RGB",
 ) -> np.ndarray:
-    """Draw training samples side by side, in rows.
+    """Draw training samples on a grid.
 
-    Boxes have the colour of their class. Where two images are mixed, labels say the weight of a
-    box, and the lower it is, the fainter the box.
+    Boxes have the colour of their class. Boxes of mixed images have their weight in the label, and
+    are the more transparent the lower it is.
 
     Args:
-        samples: dicts with ``image`` (3, H, W), uint8, and, if there are any, ``instances`` with
+        samples: dicts with ``image`` (3, H, W), uint8, and optional ``instances`` with
             ``gt_boxes``, ``gt_classes`` and, if mixed, ``gt_weights``.
         class_names: of the dataset.
-        columns: samples in a row.
+        columns: samples per row.
         image_format: order of the channels: "RGB" or "BGR".
 
     Returns:
@@ -43,22 +43,22 @@ def draw_samples(
     """
     if not samples:
         raise ValueError("There are no samples to draw.")
-    cells = [draw_sample(sample, class_names, image_format) for sample in samples]
+    cells = [_draw_sample(sample, class_names, image_format) for sample in samples]
     columns = min(columns, len(cells))
     rows = math.ceil(len(cells) / columns)
     width, height = (max(sides) + GAP for sides in zip(*(cell.size for cell in cells)))
-    picture = Image.new("RGB", (columns * width - GAP, rows * height - GAP), BACKGROUND)
+    grid = Image.new("RGB", (columns * width - GAP, rows * height - GAP), BACKGROUND)
     for index, cell in enumerate(cells):
         row, column = divmod(index, columns)
-        picture.paste(cell, (column * width, row * height))
-    return np.asarray(picture)
+        grid.paste(cell, (column * width, row * height))
+    return np.asarray(grid)
 
 
-def draw_sample(sample: dict, class_names: Sequence[str], image_format: str) -> Image.Image:
-    """Draw one sample, enlarged by a whole number where it is small."""
+def _draw_sample(sample: dict, class_names: Sequence[str], image_format: str) -> Image.Image:
+    """Draw one sample, enlarged by a whole number if it is small."""
     pixels = convert_image_to_rgb(sample["image"].permute(1, 2, 0), image_format)
     image = Image.fromarray(pixels)
-    scale = max(round(CELL / max(image.size)), 1)
+    scale = max(round(MIN_SIDE / max(image.size)), 1)
     image = image.resize([scale * side for side in image.size], Image.Resampling.BICUBIC)
     instances = sample.get("instances", ())
     if not len(instances):
@@ -69,10 +69,10 @@ def draw_sample(sample: dict, class_names: Sequence[str], image_format: str) -> 
     if instances.has("gt_weights"):
         weights = instances.gt_weights.tolist()
     overlay = Overlay(image)
-    # From the faint to the strong, which stay on top.
+    # In ascending order of weight: the highest on top.
     for weight, box, category in sorted(zip(weights, boxes, classes)):
         overlay.draw_box(box, COLORS[category % len(COLORS)], weight)
-    # In the order of importance: the first ones find room.
+    # In descending order: the first labels find room.
     for weight, box, category in sorted(zip(weights, boxes, classes), reverse=True):
         text = class_names[category] + (f" {weight:.2f}" if weight < 1 else "")
         overlay.draw_label(text, box, COLORS[category % len(COLORS)], weight)
