@@ -74,7 +74,7 @@ def register(tmp_path: Path):
 def evaluate_by_detectron2(
     name: str, results: list[dict], folder: Path
 ) -> tuple[dict, COCO, list[dict]]:
-    """COCOEvaluator's numbers for detections; its truth, and the file that it writes."""
+    """COCOEvaluator's numbers for detections, its ground truth, and the results that it writes."""
     evaluator = Evaluator(name, output_dir=str(folder), use_fast_impl=False)
     assert isinstance(evaluator, COCOEvaluator)
     labels = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
@@ -341,7 +341,7 @@ def test_detections_of_another_dataset_are_refused(change: dict, message: str):
         evaluate_image([gt([1, 1, 9, 9])], [{**detection([1, 1, 9, 9]), **change}])
 
 
-def test_a_dataset_without_truth_is_refused():
+def test_a_dataset_without_ground_truth_is_refused():
     ground = make_ground_truth([[]])
     del ground.dataset["annotations"]
     with pytest.raises(ValueError, match="no annotations"):

@@ -63,14 +63,14 @@ def test_the_page_is_one_file_that_loads_nothing(written: Path):
         assert loading not in re.sub(r"\$\{", "", outside), loading
 
 
-def test_the_page_has_the_numbers_of_the_json_and_the_pictures(written: Path):
+def test_the_page_has_the_numbers_of_the_json_and_the_images(written: Path):
     content = json.loads((written / "report.json").read_text())
     data = json.loads(Page((written / "report.html").read_text()).texts["data"])
-    pictures = data.pop("image_data")
+    images = data.pop("image_data")
     assert data.pop("fusion_maps") == []  # there is no checkpoint
     assert data == content
-    assert len(pictures) == len(content["worst_images"]) > 0
-    assert all(picture.startswith("data:image/jpeg;base64,") for picture in pictures)
+    assert len(images) == len(content["worst_images"]) > 0
+    assert all(image.startswith("data:image/jpeg;base64,") for image in images)
 
 
 def test_content(written: Path):
@@ -107,7 +107,7 @@ def test_worst_images_come_first(written: Path):
     assert sum(counts) == sum(np.sum(table) for table in at_best["mistakes"].values())
 
 
-def test_pictures_are_small():
+def test_jpegs_are_small():
     noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
     data = encode_jpeg(noise)
     assert len(data) <= MAX_BYTES

@@ -1,4 +1,4 @@
-"""What can be seen while a training runs: the log's line, TensorBoard's scalars and pictures."""
+"""What can be seen while a training runs: the log's line, TensorBoard's scalars and images."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from asff.analysis import view_fusion
+from asff.config_files import load_config
 from asff.engine import Predictor
 from asff.engine.progress import MIB, ProgressPrinter, max_memory, measure_pace
-from asff.config_files import load_config
 from asff.engine.visualize import SIDE, VisualizationHook
 from asff.visualization import draw_detections, draw_fusion
 from asff.visualization.overlay import COLORS
@@ -61,13 +61,13 @@ def train(config, tmp_path_factory) -> Callable[..., tuple[Run, Path]]:
 
 @pytest.fixture(scope="module")
 def plain(train) -> tuple[Run, Path]:
-    """Without pictures."""
+    """Without images."""
     return train()
 
 
 @pytest.fixture(scope="module")
-def pictured(train) -> tuple[Run, Path]:
-    """With two pictures an evaluation."""
+def with_images(train) -> tuple[Run, Path]:
+    """With two images per evaluation."""
     return train("TEST.VIS_IMAGES", 2)
 
 
@@ -76,7 +76,7 @@ def read_events(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
 
 
-def read_picture(events: EventAccumulator, tag: str, step: int) -> np.ndarray:
+def read_image(events: EventAccumulator, tag: str, step: int) -> np.ndarray:
     (event,) = (event for event in events.Images(tag) if event.step == step)
     return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
 
@@ -184,25 +184,25 @@ def test_memory_in_the_unit_of_a_mac(monkeypatch):
         assert max_memory(torch.device("cpu")) == 5000 * factor
 
 
-def test_pictures_are_off_by_default(plain):
+def test_images_are_off_by_default(plain):
     _, output = plain
     assert read_events(output).Tags()["images"] == []
 
 
-def test_pictures_of_every_evaluation(pictured):
-    _, output = pictured
+def test_images_of_every_evaluation(with_images):
+    _, output = with_images
     events = read_events(output)
     tags = {f"{kind}/{index}" for kind in ("detections", "fusion") for index in (0, 1)}
     assert set(events.Tags()["images"]) == tags
     for tag in tags:
         assert [event.step for event in events.Images(tag)] == STEPS
     # The network that drew them had changed between.
-    first, last = (read_picture(events, "fusion/1", step) for step in STEPS)
+    first, last = (read_image(events, "fusion/1", step) for step in STEPS)
     assert (first != last).any()
 
 
-def test_pictures_are_those_of_the_trained_network(pictured, config):
-    _, output = pictured
+def test_images_are_those_of_the_trained_network(with_images, config):
+    _, output = with_images
     events = read_events(output)
     predictor = Predictor(str(config), output / "model_final.pth")
     metadata = MetadataCatalog.get("shapes_val")
@@ -212,9 +212,9 @@ def test_pictures_are_those_of_the_trained_network(pictured, config):
         scale = SIDE / max(image.shape)
         expected = draw_detections(record, view.instances, metadata, scale=scale)
         assert expected.shape[1] == 2 * SIDE
-        picture = read_picture(events, f"detections/{index}", STEPS[-1])
-        np.testing.assert_array_equal(picture, expected)
-        figure = read_picture(events, f"fusion/{index}", STEPS[-1])
+        drawn = read_image(events, f"detections/{index}", STEPS[-1])
+        np.testing.assert_array_equal(drawn, expected)
+        figure = read_image(events, f"fusion/{index}", STEPS[-1])
         np.testing.assert_array_equal(figure, draw_fusion(image, view, metadata.thing_classes))
 
 
@@ -224,8 +224,8 @@ def check_same_training(output: Path, other: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_pictures_do_not_change_a_training(plain, pictured):
-    check_same_training(pictured[1], plain[1])
+def test_images_do_not_change_a_training(plain, with_images):
+    check_same_training(with_images[1], plain[1])
 
 
 def test_failure_to_draw_is_said_once_and_ends_nothing(train, plain, monkeypatch):
@@ -254,7 +254,7 @@ class Finder(nn.Module):
 
 
 def make_hook(config: Path, model: nn.Module) -> tuple[VisualizationHook, EventStorage]:
-    """The hook in a training of this model, and where its pictures go."""
+    """The hook in a training of this model, and the storage of its images."""
     hook, storage = (
         VisualizationHook(load_config(str(config), ["TEST.VIS_IMAGES", 1])),
         EventStorage(),
@@ -265,7 +265,7 @@ def make_hook(config: Path, model: nn.Module) -> tuple[VisualizationHook, EventS
 
 
 def test_model_without_asff(config, datasets):
-    """What it detects in the first image is in the right half of the picture."""
+    """What it detects in the first image is in the right half of the drawing."""
     record = DatasetCatalog.get("shapes_val")[0]
     found = Instances((record["height"], record["width"]))
     found.pred_boxes = Boxes(torch.tensor([[30.0, 12.0, 75.0, 54.0]]))
@@ -274,16 +274,16 @@ def test_model_without_asff(config, datasets):
     hook, storage = make_hook(config, model)
     hook.try_to_draw()
     assert not hook.failed and model.training
-    ((name, picture, step),) = storage._vis_data
+    ((name, drawn, step),) = storage._vis_data
     assert (name, step) == ("detections/0", 0)
     scale = SIDE / record["width"]
-    assert picture.shape == (3, round(scale * record["height"]), 2 * SIDE)
+    assert drawn.shape == (3, round(scale * record["height"]), 2 * SIDE)
     x, y = SIDE + round(scale * 52), round(scale * 54)  # on the box's lower side
-    strip = picture[:, y - 3 : y + 3, x]
+    strip = drawn[:, y - 3 : y + 3, x]
     assert (strip.T == COLORS[2]).all(axis=1).any()
 
 
-def test_images_without_truth(config, datasets, monkeypatch):
+def test_images_without_ground_truth(config, datasets, monkeypatch):
     """Their left half is the image alone."""
     record = DatasetCatalog.get("shapes_val")[0]
     del record["annotations"]
@@ -293,9 +293,9 @@ def test_images_without_truth(config, datasets, monkeypatch):
     found.pred_classes = torch.zeros(0, dtype=torch.int64)
     hook, storage = make_hook(config, Finder(found))
     hook.try_to_draw()
-    ((name, picture, _),) = storage._vis_data
+    ((name, drawn, _),) = storage._vis_data
     assert name == "detections/0"
-    np.testing.assert_array_equal(*np.split(picture, 2, axis=2))
+    np.testing.assert_array_equal(*np.split(drawn, 2, axis=2))
 
 
 def test_failure_leaves_the_model_in_training(config, datasets, caplog):
@@ -327,13 +327,13 @@ def test_letterbox_has_no_maps(train):
     assert 64 <= written["image_size"] <= 128 and math.isfinite(written["images_per_second"])
 
 
-def test_number_of_pictures_is_checked(config):
+def test_number_of_images_is_checked(config):
     run = run_here("--config-file", config, "TEST.VIS_IMAGES", -1)
     assert run.error.strip().endswith("TEST.VIS_IMAGES is -1, but must be 0 (none) or more.")
 
 
 def test_two_processes(config, tmp_path):
-    """One draws and the other waits: neither hangs, and there is one set of pictures and lines."""
+    """One draws and the other waits: neither hangs, and there is one set of images and lines."""
     spawn = ("--num-gpus", 2, "--dist-url", "auto", "--config-file", config)
     run = run_apart(*spawn, *OPTIONS, "TEST.VIS_IMAGES", 1, "OUTPUT_DIR", tmp_path)
     assert run.code == 0, run.output

@@ -1,4 +1,4 @@
-"""Pictures of training samples and of detections."""
+"""Drawings of training samples and of detections."""
 
 from __future__ import annotations
 
@@ -32,15 +32,13 @@ def make_sample(*boxes: list[float], color=(255, 255, 255), side: int = SIDE, **
 
 def test_samples_lie_in_rows():
     grey = [make_sample(color=(i, i, i)) for i in range(5)]
-    picture = draw_samples(grey, NAMES, columns=3)
-    assert picture.shape == (2 * SIDE + GAP, 3 * SIDE + 2 * GAP, 3) and picture.dtype == np.uint8
+    image = draw_samples(grey, NAMES, columns=3)
+    assert image.shape == (2 * SIDE + GAP, 3 * SIDE + 2 * GAP, 3) and image.dtype == np.uint8
     for i in range(5):
         top, left = i // 3 * (SIDE + GAP), i % 3 * (SIDE + GAP)
-        assert (picture[top : top + SIDE, left : left + SIDE] == i).all()
-    assert (picture[SIDE + GAP :, 2 * (SIDE + GAP) :] == 255).all()
-    assert (picture[SIDE : SIDE + GAP] == 255).all() and (
-        picture[:, SIDE : SIDE + GAP] == 255
-    ).all()
+        assert (image[top : top + SIDE, left : left + SIDE] == i).all()
+    assert (image[SIDE + GAP :, 2 * (SIDE + GAP) :] == 255).all()
+    assert (image[SIDE : SIDE + GAP] == 255).all() and (image[:, SIDE : SIDE + GAP] == 255).all()
 
 
 def test_few_samples_take_no_more_room_than_they_need():
@@ -50,9 +48,9 @@ def test_few_samples_take_no_more_room_than_they_need():
 def test_samples_of_different_shapes():
     wide = {"image": torch.zeros(3, 300, 500, dtype=torch.uint8)}
     high = {"image": torch.zeros(3, 500, 300, dtype=torch.uint8)}
-    picture = draw_samples([wide, high], NAMES)
-    assert picture.shape == (500, 1000 + GAP, 3)
-    assert (picture[:300, :500] == 0).all() and (picture[300:, :500] == 255).all()
+    image = draw_samples([wide, high], NAMES)
+    assert image.shape == (500, 1000 + GAP, 3)
+    assert (image[:300, :500] == 0).all() and (image[300:, :500] == 255).all()
 
 
 def test_channels_in_any_order():
@@ -62,17 +60,17 @@ def test_channels_in_any_order():
 
 
 def test_small_samples_are_enlarged_with_their_boxes():
-    picture = draw_samples([make_sample([10, 20, 40, 50], side=96)], NAMES)
-    assert picture.shape == (5 * 96, 5 * 96, 3)
+    image = draw_samples([make_sample([10, 20, 40, 50], side=96)], NAMES)
+    assert image.shape == (5 * 96, 5 * 96, 3)
     for x, y in ((50, 175), (200, 175), (125, 250)):  # left, right and lower border
-        assert tuple(picture[y, x]) == COLORS[0]
-    assert tuple(picture[175, 125]) == (255, 255, 255)
+        assert tuple(image[y, x]) == COLORS[0]
+    assert tuple(image[175, 125]) == (255, 255, 255)
 
 
 def test_classes_have_colors():
     boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
-    picture = draw_samples([make_sample(*boxes, classes=[1, 0])], NAMES)
-    assert tuple(picture[100, 50]) == COLORS[1] and tuple(picture[300, 250]) == COLORS[0]
+    image = draw_samples([make_sample(*boxes, classes=[1, 0])], NAMES)
+    assert tuple(image[100, 50]) == COLORS[1] and tuple(image[300, 250]) == COLORS[0]
 
 
 def test_more_classes_than_colors():
@@ -83,11 +81,11 @@ def test_more_classes_than_colors():
 
 def test_boxes_of_low_weight_are_faint():
     boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
-    picture = draw_samples([make_sample(*boxes, weights=[1.0, 0.2])], NAMES)
-    assert tuple(picture[100, 50]) == COLORS[0]
+    image = draw_samples([make_sample(*boxes, weights=[1.0, 0.2])], NAMES)
+    assert tuple(image[100, 50]) == COLORS[0]
     share = (80 + 0.2 * 175) / 255
     faint = share * np.array(COLORS[0]) + (1 - share) * 255
-    assert picture[300, 250] == pytest.approx(faint, abs=1.5)
+    assert image[300, 250] == pytest.approx(faint, abs=1.5)
 
 
 def test_the_strong_lie_on_the_faint():
@@ -97,13 +95,13 @@ def test_the_strong_lie_on_the_faint():
         assert tuple(draw_samples([sample], NAMES)[100, 50]) == COLORS[weights.index(1.0)]
 
 
-def test_labels_say_class_and_weight(texts):
+def test_labels_have_class_and_weight(texts):
     boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
     draw_samples([make_sample(*boxes, classes=[1, 0], weights=[0.254, 0.746])], NAMES)
     assert texts == ["cell 0.75", "dust 0.25"]
 
 
-def test_unmixed_samples_have_no_weights_to_say(texts):
+def test_labels_of_unmixed_samples_have_no_weights(texts):
     boxes = [[50, 50, 150, 150]]
     draw_samples([make_sample(*boxes), make_sample(*boxes, weights=[1.0])], NAMES)
     assert texts == ["cell", "cell"]
@@ -151,16 +149,17 @@ def grey(height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scores", [[], [0.9], [0.9, 0.1]])
-def test_detections_beside_the_truth(tmp_path: Path, scores):
+def test_detections_beside_the_ground_truth(tmp_path: Path, scores):
     path = tmp_path / "grey.png"
     Image.fromarray(grey(400, 600)).save(path)
-    truth = {"bbox": [50, 50, 200, 200], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
-    record = {"file_name": str(path), "width": 600, "height": 400, "annotations": [truth]}
+    annotation = {"bbox": [50, 50, 200, 200], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
+    dataset_dict = {"file_name": str(path), "width": 600, "height": 400}
+    dataset_dict["annotations"] = [annotation]
     boxes = [[300.0, 100.0, 500.0, 300.0]] * len(scores)
     found = detections(*boxes, scores=scores, classes=[0] * len(scores), size=(400, 600))
-    picture = draw_detections(record, found, Metadata(thing_classes=NAMES))
-    assert picture.shape == (400, 1200, 3) and picture.dtype == np.uint8
-    left, right = picture[:, :600], picture[:, 600:]
+    image = draw_detections(dataset_dict, found, Metadata(thing_classes=NAMES))
+    assert image.shape == (400, 1200, 3) and image.dtype == np.uint8
+    left, right = image[:, :600], image[:, 600:]
     for x, y in ((50, 150), (249, 150), (150, 249)):
         assert tuple(left[y, x]) == COLORS[1] and (right[y, x] == 128).all()
     assert (right != 128).any() == bool(scores)
@@ -168,12 +167,12 @@ def test_detections_beside_the_truth(tmp_path: Path, scores):
         assert tuple(right[200, 300]) == COLORS[0] and (left[200, 300] == 128).all()
 
 
-def test_detections_say_class_and_score_the_best_on_top(texts):
+def test_labels_have_class_and_score_the_best_on_top(texts):
     box = [300.0, 100.0, 500.0, 300.0]
     found = detections(box, box, box, scores=[0.5, 0.914, 0.29], classes=[0, 1, 0], size=(400, 600))
-    picture = draw_instances(grey(400, 600), found, NAMES)
+    image = draw_instances(grey(400, 600), found, NAMES)
     assert texts == ["dust 0.91", "cell 0.50"]
-    assert tuple(picture[200, 300]) == COLORS[1]
+    assert tuple(image[200, 300]) == COLORS[1]
 
 
 @pytest.mark.parametrize(
@@ -185,17 +184,17 @@ def test_detections_say_class_and_score_the_best_on_top(texts):
         ((1, 8192), (1, 4096)),
     ],
 )
-def test_pictures_can_be_looked_at(size, expected):
+def test_drawings_have_legible_sizes(size, expected):
     """The boxes move along: here around the left half."""
     found = detections([0.0, 0, size[1] / 2, size[0]], scores=[1.0], classes=[0], size=size)
-    picture = draw_instances(grey(*size), found, NAMES)
-    assert picture.shape == (*expected, 3)
-    middle = picture[expected[0] // 2]
+    image = draw_instances(grey(*size), found, NAMES)
+    assert image.shape == (*expected, 3)
+    middle = image[expected[0] // 2]
     drawn = np.flatnonzero((middle == COLORS[0]).all(axis=1))
     assert abs(int(drawn.max()) - expected[1] // 2) <= 2
 
 
-def test_large_pictures_have_large_letters():
+def test_large_images_have_large_letters():
     small, large = Overlay(Image.new("RGB", (960, 100))), Overlay(Image.new("RGB", (100, 2880)))
     assert (large.line, large.font_size) == (3 * small.line, 3 * small.font_size)
 
