@@ -397,9 +397,9 @@ def test_real_trainings(tmp_path: Path, datasets: Path):
     (output / "last_checkpoint").write_text("model_0000000.pth")
     (runs / "asff_seed2.json").unlink()
     compare()
-    log = output.with_name("asff_seed2.log").read_text()
+    log = (output / "log.txt").read_text()
     assert "Resuming from iteration 1 of" in log and log.count("Starting training") == 2
     assert json.loads((runs / "asff_seed2.json").read_text())["metrics"] == before
-    others = [x for x in output.parent.glob("*.log") if x.stem != "asff_seed2"]
+    others = [x for x in output.parent.glob("*/log.txt") if x.parent != output]
     assert len(others) == 3
     assert all(x.read_text().count("Starting training") == 1 for x in others)
