@@ -1,4 +1,4 @@
-"""What tests of several parts share: configs of small detectors and truths for them."""
+"""What tests of several parts share: configs of small detectors, and ground truth for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 
 from asff import add_asff_config
 
-# Everything of the paper's DarkNet-53 detector, at a size that builds and trains in a blink.
+# Everything of the paper's DarkNet-53 detector, at a size that builds and trains within a second.
 TINY_DARKNET = (
     *("MODEL.BACKBONE.NAME", "build_darknet_backbone"),
     *("MODEL.DARKNET.DEPTHS", [1, 1, 1, 1, 1]),
@@ -27,7 +27,7 @@ MOBILENET = (
 
 
 def detector_cfg(*options: object) -> CfgNode:
-    """The default config of YOLOv3 on the CPU, changed by ``options``: key, value, key, value."""
+    """Return the default config of YOLOv3 on the CPU with ``options``: key, value, key, value."""
     cfg = get_cfg()
     add_asff_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
@@ -43,7 +43,7 @@ def make_instances(
     *,
     image_size: tuple[int, int] = (416, 416),
 ) -> Instances:
-    """GroundTruth of one image.
+    """Make the ground truth of one image.
 
     Args:
         boxes: x1, y1, x2, y2 in pixels.

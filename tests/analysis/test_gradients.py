@@ -139,7 +139,7 @@ def make_batch(*boxes: Sequence[Sequence[float]]) -> list[dict]:
 
 def slow_masks(matches: Matches, level: int) -> tuple[Tensor, Tensor]:
     """(N, R) each: positives of a level, and negatives of the others at the same places."""
-    stride, rows = STRIDES[level], Layout(*SIZE).rows
+    stride, rows = STRIDES[level], Layout(*SIZE).anchors
     own, others = torch.zeros(2, *matches.obj_targets.shape, dtype=torch.bool)
     for image, targets in enumerate(matches.obj_targets.tolist()):
         cells = set()
@@ -159,7 +159,7 @@ def slow_masks(matches: Matches, level: int) -> tuple[Tensor, Tensor]:
 def the_rest(matches: Matches, level: int) -> Matches:
     """What is neither a positive of the level nor a negative of others at the same places."""
     own, others = slow_masks(matches, level)
-    strides = torch.tensor([row.stride for row in Layout(*SIZE).rows])
+    strides = torch.tensor([row.stride for row in Layout(*SIZE).anchors])
     return replace(
         matches,
         positive=matches.positive & ~own.gather(1, matches.anchor_idx),

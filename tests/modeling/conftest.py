@@ -1,4 +1,4 @@
-"""What the tests of this folder run in: one thread."""
+"""Run the tests of this folder on one thread."""
 
 from __future__ import annotations
 

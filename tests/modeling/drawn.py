@@ -1,4 +1,4 @@
-"""Random truths and predictions, with collisions and with ignored and anchor-free rows."""
+"""Ground truth and predictions for tests: random ones, with collisions, and constant ones."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from tests.helpers import make_instances
 from tests.modeling.oracle import Layout
 
 
-def draw_truths(
-    rng: np.random.Generator, count: int, *, layout: Layout, num_classes: int
-) -> Instances:
-    """Boxes of all sizes, some on nearly the same place, with weights."""
+def draw_gt(rng: np.random.Generator, count: int, *, layout: Layout, num_classes: int) -> Instances:
+    """Draw boxes of all sizes, some of nearly the same place, with weights."""
     boxes = []
     for _ in range(count):
         width, height = np.exp(rng.uniform(np.log(5), np.log((layout.width, layout.height))))
@@ -45,39 +43,60 @@ def draw_predictions(
     num_classes: int,
     guided_anchoring: bool = True,
 ) -> DensePredictions:
-    """Random logits, where many rows near truths predict about these truths. They are leaf tensors
-    that collect gradients."""
-    num_images, num_rows = len(instances), len(layout.rows)
+    """Draw logits, many of which predict ground-truth boxes; they are leaf tensors."""
+    num_images, num_anchors = len(instances), len(layout.anchors)
     box, obj, cls, shape = (
-        rng.normal(0, 1, (num_images, num_rows, size)).astype(np.float32)
+        rng.normal(0, 1, (num_images, num_anchors, size)).astype(np.float32)
         for size in (4, 1, num_classes, 2)
     )
     shape *= guided_anchoring
-    for image, truths in enumerate(instances):
-        for x1, y1, x2, y2 in truths.gt_boxes.tensor.tolist():
+    for image, gt in enumerate(instances):
+        for x1, y1, x2, y2 in gt.gt_boxes.tensor.tolist():
             for stride in (8, 16, 32):
-                # A slot of the truth's cell or of one beside it.
+                # An anchor of the box's location or of one beside it.
                 cx, cy = (x1 + x2) / 2 / stride, (y1 + y2) / 2 / stride
                 x = int(np.clip(cx + rng.uniform(-0.3, 0.3), 0, layout.width // stride - 1))
                 y = int(np.clip(cy + rng.uniform(-0.3, 0.3), 0, layout.height // stride - 1))
-                number = layout.number[stride, rng.integers(3 + layout.anchor_free), y, x]
-                row = layout.rows[number]
+                index = layout.index[stride, rng.integers(3 + layout.anchor_free), y, x]
+                anchor = layout.anchors[index]
                 offset = np.clip([cx - x, cy - y], 0.02, 0.98)
-                size = np.log([(x2 - x1) / row.width, (y2 - y1) / row.height])
+                size = np.log([(x2 - x1) / anchor.width, (y2 - y1) / anchor.height])
                 if guided_anchoring:
-                    shape[image, number] = size + rng.normal(0, 0.2, 2)
-                box[image, number, :2] = np.log(offset / (1 - offset))
-                box[image, number, 2:] = size - shape[image, number] + rng.normal(0, 0.05, 2)
-    box, obj, cls, shape = (torch.from_numpy(x).requires_grad_() for x in (box, obj, cls, shape))
+                    shape[image, index] = size + rng.normal(0, 0.2, 2)
+                box[image, index, :2] = np.log(offset / (1 - offset))
+                box[image, index, 2:] = size - shape[image, index] + rng.normal(0, 0.05, 2)
+    box, obj, cls, shape = map(torch.from_numpy, (box, obj[..., 0], cls, shape))
     return DensePredictions(
-        box_logits=box,
-        obj_logits=obj.detach().squeeze(-1).requires_grad_(),
-        cls_logits=cls,
-        shape_logits=shape if guided_anchoring else None,
-        grid=make_anchors(layout)(layout.sizes),
+        box_logits=box.requires_grad_(),
+        obj_logits=obj.requires_grad_(),
+        cls_logits=cls.requires_grad_(),
+        shape_logits=shape.requires_grad_() if guided_anchoring else None,
+        grid=make_generator(layout)(layout.level_shapes),
     )
 
 
-def make_anchors(layout: Layout) -> YOLOv3AnchorGenerator:
-    """The package's anchors for a layout; they come coarsest level first."""
-    return YOLOv3AnchorGenerator(layout.anchors[::-1], (32, 16, 8), anchor_free=layout.anchor_free)
+def constant_predictions(
+    layout: Layout,
+    *,
+    num_images: int = 1,
+    box_logits: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
+    guided_anchoring: bool = True,
+) -> DensePredictions:
+    """Return predictions of two classes whose logits are 0, or these box logits for all anchors.
+
+    Where all logits are 0, boxes are the base anchors in the middle of their locations.
+    """
+    shape = (num_images, len(layout.anchors))
+    return DensePredictions(
+        box_logits=torch.tensor(box_logits).repeat(*shape, 1),
+        obj_logits=torch.zeros(shape),
+        cls_logits=torch.zeros(*shape, 2),
+        shape_logits=torch.zeros(*shape, 2) if guided_anchoring else None,
+        grid=make_generator(layout)(layout.level_shapes),
+    )
+
+
+def make_generator(layout: Layout) -> YOLOv3AnchorGenerator:
+    """Build the package's anchor generator for a layout; its levels come coarsest first."""
+    presets = layout.presets[::-1]
+    return YOLOv3AnchorGenerator(presets, (32, 16, 8), anchor_free=layout.anchor_free)

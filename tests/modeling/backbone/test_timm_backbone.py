@@ -1,4 +1,4 @@
-"""Bottom-ups of timm: the same features, under Detectron2's names, and clear refusals."""
+"""Bottom-ups of timm: the same features under Detectron2's names, and names that it lacks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def own_key(key: str) -> str:
 
 
 def whole_network(backbone: TimmBackbone, name: str) -> nn.Module:
-    """The classifier that a bottom-up is part of, with other weights, which both get."""
+    """Create the classifier that a bottom-up is part of, and give both the same weights."""
     torch.manual_seed(1)
     network = timm.create_model(name).eval()
     weights = {own_key(key): x for key, x in network.state_dict().items()}
@@ -57,24 +57,8 @@ def test_features_are_timms(name):
         torch.testing.assert_close(feature, wanted[stride])
 
 
-@torch.no_grad()
-def test_resnet_by_its_layers():
-    """Which of a network's layers are meant, without timm's own lists."""
-    backbone = TimmBackbone(name="resnet18", out_features=["res5", "res3", "res1"]).eval()
-    channels = {"res1": 64, "res3": 128, "res5": 512}
-    assert {key: shape.channels for key, shape in backbone.output_shape().items()} == channels
-    network = whole_network(backbone, "resnet18")
-    images = torch.rand(1, 3, 64, 64)
-    features = backbone(images)
-    x = network.act1(network.bn1(network.conv1(images)))
-    torch.testing.assert_close(features["res1"], x)
-    x = network.layer2(network.layer1(network.maxpool(x)))
-    torch.testing.assert_close(features["res3"], x)
-    torch.testing.assert_close(features["res5"], network.layer4(network.layer3(x)))
-
-
 def gradients(backbone: nn.Module, features: dict[str, Tensor]) -> dict[str, bool]:
-    """Of every parameter that is trained, whether it has a gradient."""
+    """Return whether each parameter that is trained has a gradient."""
     sum(x.square().sum() for x in features.values()).backward()
     parameters = backbone.named_parameters()
     return {key: x.grad is not None for key, x in parameters if x.requires_grad}
@@ -85,7 +69,7 @@ def gradients(backbone: nn.Module, features: dict[str, Tensor]) -> dict[str, boo
     [
         ("test_convnext", ["res3"], []),
         ("test_efficientnet", ["res3"], ["blocks.3", "blocks.4"]),  # timm leaves it whole
-        # The way of all branches into the finest, which alone makes res2.
+        # The layers from all branches to the finest, which alone makes res2.
         (
             "hrnet_w18_small",
             ["res3", "res4", "res5"],
@@ -102,7 +86,7 @@ def test_trains_what_features_depend_on(name, out_features, idle):
 
 
 def test_the_last_feature_of_a_stride_counts():
-    """A vision transformer has many at stride 16: the last is what its last block makes."""
+    """A vision transformer has many at stride 16; the last is the output of its last block."""
     backbone = TimmBackbone(name="test_vit", out_features=["res4"]).eval()
     images = torch.rand(1, 3, 160, 160)
     with torch.no_grad():
@@ -124,8 +108,8 @@ def test_trains_in_yolov3():
     model = build_model(cfg).train()
     first = model.backbone.bottom_up.network.conv1[0].weight
     before = first.detach().clone()
-    truths = make_instances([[8, 8, 40, 48]], [3], image_size=(64, 64))
-    losses = model([{"image": torch.rand(3, 64, 64) * 255, "instances": truths}])
+    gt = make_instances([[8, 8, 40, 48]], [3], image_size=(64, 64))
+    losses = model([{"image": torch.rand(3, 64, 64) * 255, "instances": gt}])
     sum(losses.values()).backward()
     assert all(x.grad is not None for x in model.parameters())
     torch.optim.SGD(model.parameters(), lr=0.1).step()
@@ -151,7 +135,7 @@ def test_serves_fpn():
     assert all(gradients(backbone, features).values())
 
 
-def test_asks_for_whole_strides():
+def test_size_divisibility():
     assert TimmBackbone(name="test_convnext").size_divisibility == 32
     assert TimmBackbone(name="test_convnext", out_features=["res2", "res3"]).size_divisibility == 8
 
@@ -163,12 +147,12 @@ def build(*options: object) -> TimmBackbone:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[str, nn.Module]:
-    """A network with weights as timm keeps them in a folder, and what it is called then."""
+    """Save a network as timm keeps it in a folder; return its name there, and the network."""
     torch.manual_seed(3)
     network = timm.create_model("test_resnet", num_classes=7)
     pixels = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
-    about = {"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": pixels}
-    (tmp_path / "config.json").write_text(json.dumps(about))
+    metadata = {"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": pixels}
+    (tmp_path / "config.json").write_text(json.dumps(metadata))
     torch.save(network.state_dict(), tmp_path / "pytorch_model.bin")
     return f"local-dir:{tmp_path}", network
 
@@ -191,7 +175,7 @@ def test_pretrained_weights(saved, caplog):
     assert not caplog.text
 
 
-def test_weights_that_are_asked_for_take_the_place_of_pretrained_ones(saved, caplog):
+def test_no_pretrained_weights_where_the_config_has_others(saved, caplog):
     name, network = saved
     options = ["MODEL.TIMM.NAME", name, "MODEL.TIMM.PRETRAINED"]
     assert not has_weights(build(*options, False), network)
@@ -199,7 +183,7 @@ def test_weights_that_are_asked_for_take_the_place_of_pretrained_ones(saved, cap
     assert not caplog.text
 
 
-def test_says_which_size_a_network_is_for(caplog):
+def test_warns_of_a_fixed_input_size(caplog):
     build("MODEL.TIMM.NAME", "test_coatnet")
     assert "'test_coatnet' is made for images of 160 x 160 pixels" in caplog.text
 
@@ -233,7 +217,7 @@ def test_refuses(options, message):
         TimmBackbone(**options)
 
 
-def test_says_how_to_install_timm(monkeypatch):
+def test_refuses_without_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # Python's own way to block a module
     with pytest.raises(ValueError, match=r"needs timm.* Install it by `pip install \.\[timm\]`"):
         build()

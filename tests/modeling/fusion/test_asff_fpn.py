@@ -1,24 +1,33 @@
-"""ASFF-FPN: FPN's weights and features, the neutral start, and what it can be built from."""
+"""ASFF-FPN: FPN's weights and features, the neutral start, and detectors with it."""
 
 from __future__ import annotations
+
+import pickle
 
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import build_backbone
-from detectron2.modeling.backbone.fpn import FPN
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling.backbone import build_resnet_backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
+from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from asff.checkpoint import Checkpointer
 from asff.modeling import ASFFFPN
-from tests.modeling.fusion.test_pyramid_fusion import spatial_weights
+from tests.helpers import make_instances
+from tests.modeling.fusion.resized import spatial_weights
 from tests.modeling.narrow_fpn import CHANNELS, FEATURES, RCNN, RETINANET, fpn_cfg
 
-# A level's own weight, and what each of two other levels gets.
-OWN, OTHER = 0.95, 0.025
+# The self weight, and the weight of each of two other levels.
+SELF, OTHER = 0.95, 0.025
 
 
 def fpn_and_asff(builder: str, *options: object) -> tuple[FPN, ASFFFPN]:
-    """A stock FPN with random weights, and ASFF-FPN that has loaded them, in evaluation mode."""
+    """Build a stock FPN, and ASFF-FPN with its weights, in evaluation mode."""
     torch.manual_seed(0)
     cfg = fpn_cfg(builder.format(""), *options)
     stock = build_backbone(cfg)
@@ -33,7 +42,7 @@ def images(height: int = 64, width: int = 96) -> Tensor:
 
 
 def slow_down(x: Tensor) -> Tensor:
-    """Mean over the 3x3 places around every second place; zeros beyond the border."""
+    """Compute means of 3x3 locations around every second one; zeros beyond the border."""
     padded = F.pad(x, (1, 1, 1, 1))
     height, width = (x.shape[2] + 1) // 2, (x.shape[3] + 1) // 2
     out = torch.zeros(*x.shape[:2], height, width)
@@ -80,9 +89,9 @@ def test_start_is_a_known_mean_of_the_levels(fusion):
     p3, p4, p5 = x["p3"], x["p4"], x["p5"]
     pooled = F.max_pool2d(p3, 3, stride=2, padding=1)
     expected = {
-        "p3": OWN * p3 + OTHER * (up(p4, 2) + up(p5, 4)),
-        "p4": OWN * p4 + OTHER * (slow_down(p3) + up(p5, 2)),
-        "p5": OWN * p5 + OTHER * (slow_down(pooled) + slow_down(p4)),
+        "p3": SELF * p3 + OTHER * (up(p4, 2) + up(p5, 4)),
+        "p4": SELF * p4 + OTHER * (slow_down(p3) + up(p5, 2)),
+        "p5": SELF * p5 + OTHER * (slow_down(pooled) + slow_down(p4)),
         "p6": x["p6"],
         "p7": x["p7"],
     }
@@ -91,7 +100,8 @@ def test_start_is_a_known_mean_of_the_levels(fusion):
 
 
 @pytest.mark.parametrize("self_weight", [0.5, 0.99])
-def test_own_weight_follows_the_key(self_weight):
+def test_self_weight_follows_the_key(self_weight):
+    """Whatever the features are."""
     _, backbone = fpn_and_asff(RCNN, "MODEL.ASFF_FPN.INIT_SELF_WEIGHT", self_weight)
     for level, fuse in enumerate(backbone.asff.fuse):
         resized = [100 * torch.randn(1, CHANNELS, 5, 6) for _ in range(4)]
@@ -99,14 +109,6 @@ def test_own_weight_follows_the_key(self_weight):
         expected = torch.full_like(weights, (1 - self_weight) / 3)
         expected[:, level] = self_weight
         torch.testing.assert_close(weights, expected)
-
-
-def test_sum_adds_the_levels():
-    stock, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.FUSION", "sum")
-    with torch.no_grad():
-        x, y = stock(images()), backbone(images())
-    expected = x["p3"] + up(x["p4"], 2) + up(x["p5"], 4)
-    torch.testing.assert_close(y["p3"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_p6_of_faster_rcnn_is_pooled_from_p5_before_the_fusion():
@@ -152,22 +154,6 @@ def test_start_is_near_neutral_with_any_norm(norm):
                 assert (y - scale * x).norm() < 0.1 * scale * x.norm()
 
 
-@pytest.mark.parametrize("norm", ["", "GN"])
-def test_one_image_of_one_place(norm):
-    """Group norm needs more than one value in a group."""
-    _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.NORM", norm)
-    levels = backbone.train()(images(32, 32)[:1])
-    assert levels["p5"].shape == (1, CHANNELS, 1, 1)
-    assert levels["p5"].isfinite().all()
-
-
-def test_norm_is_ahead_of_the_spatial_weights():
-    _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.NORM", "SyncBN")
-    for fuse in backbone.asff.fuse:
-        assert all(isinstance(layer.norm, nn.SyncBatchNorm) for layer in fuse.compress)
-    assert not any("norm" in name for name, _ in backbone.asff.resize.named_modules())
-
-
 def test_works_where_the_config_lacks_its_keys():
     """As under Detectron2's own train_net.py with `import asff`."""
     cfg = fpn_cfg(RETINANET.format("_asff"), add_keys=False)
@@ -176,53 +162,49 @@ def test_works_where_the_config_lacks_its_keys():
     assert set(backbone(images())) == {"p3", "p4", "p5", "p6", "p7"}
 
 
+@pytest.mark.parametrize("norm", ["", "GN"])
 @pytest.mark.parametrize(
     "levels",
     [
         ["p3", "p4"],
         ["p5", "p3"],  # a gap, and out of order
         ["p3", "p7"],
-        ["p3", "p4", "p5", "p6", "p7"],
+        ["p2", "p3", "p4", "p5", "p6", "p7"],
     ],
     ids=str,
 )
 @pytest.mark.parametrize("size", [(64, 96), (32, 160), (96, 96)], ids=str)
-def test_any_levels_at_any_size(levels, size):
-    """p6 and p7 of these are odd: 5, 3 and 2 places."""
-    _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.LEVELS", levels)
+def test_any_levels_at_any_size(levels, size, norm):
+    """p6 and p7 have odd sizes: 5, 3, 2 or 1, where group norm needs several values in a group."""
+    options = ("MODEL.ASFF_FPN.TOP_BLOCK", "p6p7", "MODEL.FPN.IN_FEATURES", FEATURES[RCNN])
+    cfg = fpn_cfg("build_asff_fpn_backbone", *options, "MODEL.ASFF_FPN.LEVELS", levels)
+    cfg.MODEL.ASFF_FPN.NORM = norm
+    torch.manual_seed(0)
+    backbone = build_backbone(cfg)
     unfused = []
     backbone.asff.register_forward_hook(lambda module, args, output: unfused.extend(args[0]))
     with torch.no_grad():
-        fused = backbone(images(*size))
+        fused = backbone(images(*size)[:1])
+    assert list(fused) == ["p2", "p3", "p4", "p5", "p6", "p7"]
     assert backbone.fused_levels == sorted(levels)
     for level, x in zip(backbone.fused_levels, unfused):
         assert fused[level].shape == x.shape
         assert (fused[level] - x).norm() < 0.15 * x.norm()
 
 
-def test_odd_sizes_take_the_right_places():
-    """From 5x3 up to 9x5, by halving rounded up: place (i, j) takes (i // 2, j // 2)."""
+def test_odd_sizes():
+    """From 5x3 up to 9x5, by halving rounded up: location (i, j) takes (i // 2, j // 2)."""
     _, backbone = fpn_and_asff(RETINANET, "MODEL.ASFF_FPN.LEVELS", ["p3", "p4"])
     fine, coarse = torch.randn(1, CHANNELS, 9, 5), torch.randn(1, CHANNELS, 5, 3)
     with torch.no_grad():
         y3, y4 = backbone.asff([fine, coarse])
     up_coarse = up(coarse, 2)[:, :, :9, :5]
-    torch.testing.assert_close(y3, OWN * fine + (1 - OWN) * up_coarse)
-    torch.testing.assert_close(y4, OWN * coarse + (1 - OWN) * slow_down(fine))
-
-
-def test_six_levels():
-    options = ("MODEL.ASFF_FPN.TOP_BLOCK", "p6p7", "MODEL.FPN.IN_FEATURES", FEATURES[RCNN])
-    levels = ["p2", "p3", "p4", "p5", "p6", "p7"]
-    name = "build_asff_fpn_backbone"
-    backbone = build_backbone(fpn_cfg(name, *options, "MODEL.ASFF_FPN.LEVELS", levels))
-    fused = backbone(images(128, 128))
-    assert list(fused) == levels
-    assert [fused[level].shape[-1] for level in levels] == [32, 16, 8, 4, 2, 1]
+    torch.testing.assert_close(y3, SELF * fine + (1 - SELF) * up_coarse)
+    torch.testing.assert_close(y4, SELF * coarse + (1 - SELF) * slow_down(fine))
 
 
 class Levels(nn.Module):
-    """A backbone whose levels come as a list, as tracing wants them."""
+    """A backbone that returns its levels in a list, as tracing needs."""
 
     def __init__(self, backbone: ASFFFPN):
         super().__init__()
@@ -264,43 +246,113 @@ def test_wraps_any_bottom_up(bottom_up, top_block, names):
 
 def test_pool_block_takes_the_coarsest_level():
     """Where FPN ends at p4, Detectron2's own block would look for p5."""
-    cfg = fpn_cfg(
-        "build_asff_fpn_backbone",
-        *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4"], "MODEL.ASFF_FPN.TOP_BLOCK", "pool"),
-    )
+    options = ("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4"])
+    cfg = fpn_cfg("build_asff_fpn_backbone", *options, "MODEL.ASFF_FPN.TOP_BLOCK", "pool")
     assert list(build_backbone(cfg)(images())) == ["p2", "p3", "p4", "p5"]
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (("MODEL.FPN.IN_FEATURES", ["res3", "res6"]), "MODEL.FPN.IN_FEATURES is 'res6'.*res2"),
-        (("MODEL.FPN.IN_FEATURES", []), "MODEL.FPN.IN_FEATURES is empty.*res5"),
-        (("MODEL.FPN.IN_FEATURES", ["res3", "res5"]), r"strides \[8, 32\].*neighbouring"),
-        (("MODEL.FPN.IN_FEATURES", ["res4", "res3"]), r"strides \[16, 8\]"),
-        (("MODEL.FPN.IN_FEATURES", ["res5"]), r"would fuse \['p5'\]: choose 2 to 6 of p5, p6"),
-        (("MODEL.ASFF_FPN.LEVELS", ["p4"]), r"MODEL.ASFF_FPN.LEVELS would fuse \['p4'\]"),
-        (("MODEL.ASFF_FPN.LEVELS", ["p2", "p3"]), "MODEL.ASFF_FPN.LEVELS is 'p2'.*p3, p4"),
-        (("MODEL.ASFF_FPN.FUSION", "add"), "MODEL.ASFF_FPN.FUSION is 'add'.*none, sum, concat"),
-        (("MODEL.ASFF_FPN.INIT_SELF_WEIGHT", 1.0), "MODEL.ASFF_FPN.INIT_SELF_WEIGHT is 1.0"),
-        (("MODEL.ASFF_FPN.INIT_SELF_WEIGHT", 0.0), "MODEL.ASFF_FPN.INIT_SELF_WEIGHT is 0.0"),
-        (("MODEL.ASFF_FPN.NORM", "LN2"), "NORM 'LN2'"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_built_is_said(options, message):
-    with pytest.raises(ValueError, match=message):
-        build_backbone(fpn_cfg(RETINANET.format("_asff"), *options))
 
 
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("BOTTOM_UP", "build_vgg", "MODEL.ASFF_FPN.BOTTOM_UP is 'build_vgg'.*build_resnet"),
-        ("BOTTOM_UP", "build_asff_fpn_backbone", "BOTTOM_UP is 'build_asff_fpn_backbone'"),
-        ("TOP_BLOCK", "p8", "MODEL.ASFF_FPN.TOP_BLOCK is 'p8'.*p6p7, pool, none"),
+        ("FPN.IN_FEATURES", ["res3", "res6"], "is 'res6'.*res2"),
+        ("FPN.IN_FEATURES", [], "is empty.*res5"),
+        ("FPN.IN_FEATURES", ["res3", "res5"], r"strides \[8, 32\].*neighbouring"),
+        ("FPN.IN_FEATURES", ["res4", "res3"], r"strides \[16, 8\]"),
+        ("ASFF_FPN.LEVELS", ["p4"], r"would fuse \['p4'\]: choose 2 to 6 of p3, p4"),
+        ("ASFF_FPN.LEVELS", ["p2", "p3"], "is 'p2'.*p3, p4"),
+        ("ASFF_FPN.FUSION", "add", "is 'add'.*none, sum, concat"),
+        ("ASFF_FPN.INIT_SELF_WEIGHT", 1.0, "is 1.0"),
+        ("ASFF_FPN.INIT_SELF_WEIGHT", 0.0, "is 0.0"),
+        ("ASFF_FPN.BOTTOM_UP", "build_vgg", "is 'build_vgg'.*build_resnet"),
+        ("ASFF_FPN.BOTTOM_UP", "build_asff_fpn_backbone", "is 'build_asff_fpn_backbone'"),
+        ("ASFF_FPN.TOP_BLOCK", "p8", "is 'p8'.*p6p7, pool, none"),
     ],
+    ids=str,
 )
-def test_unknown_parts_are_said(key, value, message):
-    with pytest.raises(ValueError, match=message):
-        build_backbone(fpn_cfg("build_asff_fpn_backbone", f"MODEL.ASFF_FPN.{key}", value))
+def test_refuses(key, value, message):
+    cfg = fpn_cfg("build_asff_fpn_backbone", f"MODEL.{key}", value)
+    with pytest.raises(ValueError, match=f"MODEL.{key}.*{message}"):
+        build_backbone(cfg)
+
+
+LEVELS = ["p2", "p3", "p4", "p5"]
+ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", [[32], [64], [128], [256], [512]])
+R_CNN = (
+    *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.RPN.IN_FEATURES", [*LEVELS, "p6"]),
+    *("MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", LEVELS),
+    *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"),
+    *("MODEL.ROI_BOX_HEAD.NUM_FC", 1, "MODEL.ROI_BOX_HEAD.FC_DIM", 8),
+)
+MASKS = ("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead")
+
+
+@pytest.mark.parametrize("checkpointer", [Checkpointer, DetectionCheckpointer])
+@pytest.mark.parametrize("kind", ["pth", "pkl"])
+@pytest.mark.parametrize(
+    "builder, options",
+    [
+        (RETINANET, ("MODEL.META_ARCHITECTURE", "RetinaNet")),
+        (RCNN, R_CNN),
+        (RCNN, (*R_CNN, *MASKS)),
+    ],
+    ids=["RetinaNet", "Faster R-CNN", "Mask R-CNN"],
+)
+def test_checkpoints_of_whole_detectors_load(tmp_path, checkpointer, kind, builder, options):
+    """Only the fusion keeps its values; Detectron2's model zoo has ``.pkl`` files."""
+    cfg = fpn_cfg(builder.format(""), *ANCHORS, *options)
+    stock = build_model(cfg).state_dict()
+    path = tmp_path / f"stock.{kind}"
+    if kind == "pth":
+        torch.save({"model": stock}, path)
+    else:
+        arrays = {key: value.numpy() for key, value in stock.items()}
+        path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
+    cfg.MODEL.BACKBONE.NAME = builder.format("_asff")
+    model = build_model(cfg)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    checkpointer(model).load(str(path))
+    for key, value in model.state_dict().items():
+        expected = before if key.startswith("backbone.asff.") else stock
+        assert torch.equal(value, expected[key]), key
+
+
+@pytest.mark.filterwarnings("ignore:pkg_resources")
+@pytest.mark.parametrize("name", ["fcos", "retinanet", "cascade_rcnn", "mask_rcnn_fpn"])
+def test_swaps_into_lazy_configs(name):
+    """Detectron2's Python configs get it by one line, too."""
+    from detectron2.config import LazyConfig, instantiate
+    from detectron2.model_zoo.model_zoo import get_config_file
+
+    with torch.device("meta"):
+        model = LazyConfig.load(get_config_file(f"common/models/{name}.py")).model
+        stock = set(instantiate(model).state_dict())
+        model.backbone._target_ = ASFFFPN
+        keys = set(instantiate(model).state_dict())
+    assert stock < keys
+    assert all(key.startswith("backbone.asff.") for key in keys - stock)
+
+
+def test_trains_fcos():
+    """FCOS makes p6 and p7 from p5, before it is fused."""
+    top_block = LastLevelP6P7(CHANNELS, CHANNELS, in_feature="p5")
+    bottom_up = build_resnet_backbone(fpn_cfg(RETINANET.format("")), ShapeSpec(channels=3))
+    backbone = ASFFFPN(
+        bottom_up=bottom_up,
+        in_features=FEATURES[RETINANET],
+        out_channels=CHANNELS,
+        top_block=top_block,
+    )
+    shapes = list(backbone.output_shape().values())
+    model = FCOS(
+        backbone=backbone,
+        head=FCOSHead(input_shape=shapes, num_classes=2, conv_dims=[CHANNELS]),
+        head_in_features=list(backbone.output_shape()),
+        num_classes=2,
+        pixel_mean=[0.0] * 3,
+        pixel_std=[255.0] * 3,
+    )
+    gt = make_instances([[4, 4, 40, 40]], [1], image_size=(64, 64))
+    batch = [{"image": torch.randint(256, (3, 64, 64)), "instances": gt}]
+    with EventStorage():
+        sum(model(batch).values()).backward()
+    assert all(p.grad is not None for p in backbone.asff.parameters())

@@ -1,4 +1,4 @@
-"""Ignored places at adjacent levels: against a slow loop over truths and rows, and by hand."""
+"""Ignored anchors at adjacent levels: against a slow loop over boxes and anchors, and by hand."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from asff.modeling import YOLOv3
 from asff.modeling.yolov3 import (
     AdjacentIgnore,
     DensePredictions,
     GroundTruth,
     Matches,
+    YOLOv3,
     YOLOv3Matcher,
 )
 from tests.helpers import TINY_DARKNET, detector_cfg, make_instances
-from tests.modeling.drawn import draw_predictions, draw_truths, make_anchors
-from tests.modeling.oracle import Layout, Targets, list_truths, slow_targets
+from tests.modeling.drawn import constant_predictions, draw_gt, draw_predictions, make_generator
+from tests.modeling.oracle import Layout, Targets, list_gt, slow_targets
 
 NAMES = {None: "center", 0.2: "0.2", 0.5: "0.5"}
 MODE, SCALE = "MODEL.YOLOV3.IGNORE_ADJACENT", "MODEL.YOLOV3.IGNORE_ADJACENT_SCALE"
@@ -36,68 +35,63 @@ def match(
     instances: Sequence[Instances],
     scale: float | None,
 ) -> Matches:
-    anchors = make_anchors(layout)
-    matcher = YOLOv3Matcher(anchors, adjacent_ignore=AdjacentIgnore(anchors, scale=scale))
+    generator = make_generator(layout)
+    matcher = YOLOv3Matcher(generator, adjacent_ignore=AdjacentIgnore(generator, scale=scale))
     return matcher(predictions, GroundTruth.from_instances(instances))
 
 
-def blank(layout: Layout, num_images: int = 1) -> DensePredictions:
-    """Predictions of boxes so small that they overlap no truth."""
-    shape = (num_images, len(layout.rows))
-    return DensePredictions(
-        box_logits=torch.tensor([0.0, 0.0, -9.0, -9.0]).expand(*shape, 4),
-        obj_logits=torch.zeros(shape),
-        cls_logits=torch.zeros(*shape, 2),
-        shape_logits=None,
-        grid=make_anchors(layout)(layout.sizes),
-    )
+def tiny_boxes(layout: Layout, num_images: int = 1) -> DensePredictions:
+    """Return predictions of boxes so small that no overlap ignores them."""
+    box_logits = (0.0, 0.0, -9.0, -9.0)
+    return constant_predictions(layout, num_images=num_images, box_logits=box_logits)
 
 
 def around(cx: float, cy: float, w: float, h: float) -> list[float]:
     return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
 
 
-def ignored_cells(
+def ignored_locations(
     layout: Layout, boxes: Sequence[Sequence[float]], scale: float | None
 ) -> dict[int, set[tuple[int, int]]]:
-    """Stride -> cells (x, y) of which all slots are ignored; none is ignored by some slots only."""
-    truths = [make_instances(boxes, [0] * len(boxes))]
-    (weights,) = match(layout, blank(layout), truths, scale).obj_weights
-    cells: dict[int, set[tuple[int, int]]] = {}
-    rows = [row for row, weight in zip(layout.rows, weights.tolist()) if weight == 0]
-    for row in rows:
-        cells.setdefault(row.stride, set()).add((row.x, row.y))
-    assert len(rows) == sum(map(len, cells.values())) * (3 + layout.anchor_free)
-    return cells
+    """Return the ignored locations (x, y) by stride, and check that all their anchors are."""
+    gt = [make_instances(boxes, [0] * len(boxes))]
+    (weights,) = match(layout, tiny_boxes(layout), gt, scale).obj_weights
+    locations: dict[int, set[tuple[int, int]]] = {}
+    anchors = [anchor for anchor, weight in zip(layout.anchors, weights.tolist()) if weight == 0]
+    for anchor in anchors:
+        locations.setdefault(anchor.stride, set()).add((anchor.x, anchor.y))
+    assert len(anchors) == sum(map(len, locations.values())) * (3 + layout.anchor_free)
+    return locations
 
 
 def slow_ignored(
     layout: Layout, targets: Sequence[Targets], instances: Instances, scale: float | None
 ) -> set[int]:
-    """AnchorGrid at the levels next to those of the truths.
+    """Return the anchors at the levels adjacent to those of the boxes that are ignored.
 
     Args:
-        targets: of every truth as if it were alone.
+        targets: of every box as if it were alone.
     """
     ignored = set()
-    for target, truth in zip(targets, list_truths(instances)):
+    for target, gt in zip(targets, list_gt(instances)):
         (positive,) = target.positives
-        for number, row in enumerate(layout.rows):
-            stride = row.stride
-            if stride not in (layout.rows[positive].stride / 2, layout.rows[positive].stride * 2):
+        own_stride = layout.anchors[positive].stride
+        for index, anchor in enumerate(layout.anchors):
+            stride = anchor.stride
+            if stride not in (own_stride / 2, own_stride * 2):
                 continue
             if scale is None:
-                x = min(int(truth.cx // stride), layout.width // stride - 1)
-                y = min(int(truth.cy // stride), layout.height // stride - 1)
-                inside = (row.x, row.y) == (x, y)
+                x = min(int(gt.cx // stride), layout.width // stride - 1)
+                y = min(int(gt.cy // stride), layout.height // stride - 1)
+                inside = (anchor.x, anchor.y) == (x, y)
             else:
-                x, y = (row.x + 0.5) * stride, (row.y + 0.5) * stride
+                x, y = (anchor.x + 0.5) * stride, (anchor.y + 0.5) * stride
                 inside = (
-                    truth.cx - scale * truth.w / 2 <= x <= truth.cx + scale * truth.w / 2
-                    and truth.cy - scale * truth.h / 2 <= y <= truth.cy + scale * truth.h / 2
+                    gt.cx - scale * gt.w / 2 <= x <= gt.cx + scale * gt.w / 2
+                    and gt.cy - scale * gt.h / 2 <= y <= gt.cy + scale * gt.h / 2
                 )
             if inside:
-                ignored.add(number)
+                ignored.add(index)
     return ignored
 
 
@@ -107,27 +101,22 @@ def test_drawn_examples(anchor_free, scale):
     """Weights of images with different numbers of boxes, colliding ones among them."""
     rng = np.random.default_rng(0)
     layout = Layout(192, 256, anchor_free=anchor_free)
-    instances = [draw_truths(rng, count, layout=layout, num_classes=2) for count in (0, 4, 30)]
+    instances = [draw_gt(rng, count, layout=layout, num_classes=2) for count in (0, 4, 30)]
     predictions = draw_predictions(rng, instances, layout=layout, num_classes=2)
     matches = match(layout, predictions, instances, scale)
-    without = YOLOv3Matcher(make_anchors(layout))(
-        predictions, GroundTruth.from_instances(instances)
-    )
-    assert torch.equal(matches.obj_targets, without.obj_targets)
     num_new, num_positive, num_collisions = 0, 0, 0
-    for image, truths in enumerate(instances):
+    for image, gt in enumerate(instances):
         logits = predictions.box_logits[image], predictions.shape_logits[image]
-        targets = slow_targets(layout, *logits, truths)
-        alone = [slow_targets(layout, *logits, truths[index]) for index in range(len(truths))]
-        ignored = slow_ignored(layout, alone, truths, scale)
-        weights = torch.ones(len(layout.rows))
-        weights[sorted(targets.ignored | ignored)] = 0
-        for row, truth in targets.positives.items():
-            weights[row] = truth.weight
-        torch.testing.assert_close(matches.obj_weights[image], weights, rtol=0, atol=0)
-        num_new += len(ignored - targets.ignored)
-        num_positive += len(ignored & set(targets.positives))
+        targets = slow_targets(layout, *logits, gt)
+        alone = [slow_targets(layout, *logits, gt[index]) for index in range(len(gt))]
+        adjacent = slow_ignored(layout, alone, gt, scale)
+        num_new += len(adjacent - targets.ignored)
+        num_positive += len(adjacent & set(targets.positives))
         num_collisions += targets.num_collisions
+        targets.ignored |= adjacent
+        obj_targets, obj_weights = targets.objectness(len(layout.anchors))
+        assert torch.equal(matches.obj_targets[image], obj_targets)
+        assert torch.equal(matches.obj_weights[image], obj_weights)
     # The example holds what it is there for.
     assert min(num_new, num_positive, num_collisions) > 0
 
@@ -135,7 +124,7 @@ def test_drawn_examples(anchor_free, scale):
 @pytest.mark.parametrize(
     "box, expected",
     [
-        # 30 x 61 is an anchor of stride 16, the middle level. On the borders between cells:
+        # 30 x 61 is an anchor of stride 16, the middle level. On the borders between locations:
         (around(64, 48, 30, 61), {8: {(8, 6)}, 32: {(2, 1)}}),
         (around(63.9, 47.9, 30, 61), {8: {(7, 5)}, 32: {(1, 1)}}),
         # In the corners of the image of 128 x 96.
@@ -147,14 +136,14 @@ def test_drawn_examples(anchor_free, scale):
     ],
 )
 def test_center(box, expected):
-    assert ignored_cells(Layout(96, 128), [box], None) == expected
+    assert ignored_locations(Layout(96, 128), [box], None) == expected
 
 
 @pytest.mark.parametrize(
     "box, scale, expected",
     [
-        # 44 to 76 and 36.75 to 59.25: at stride 8 cell centres on the left and right border; at
-        # stride 32 the centre (48, 48).
+        # 44 to 76 and 36.75 to 59.25: at stride 8, centres on the left and right border; at
+        # stride 32, the centre (48, 48).
         (
             around(60, 48, 64, 45),
             0.5,
@@ -179,54 +168,49 @@ def test_center(box, expected):
     ],
 )
 def test_box(box, scale, expected):
-    assert ignored_cells(Layout(96, 128, anchor_free=False), [box], scale) == expected
+    assert ignored_locations(Layout(96, 128, anchor_free=False), [box], scale) == expected
 
 
-def test_two_boxes_unite_and_a_pushed_off_one_counts():
+def test_boxes_unite_and_an_overwritten_one_counts():
     layout = Layout(96, 128)
-    # Both 30 x 61 in cell (2, 2) of stride 16: the second pushes the first off its row. Their
-    # centres are in different cells of stride 8.
+    # Both 30 x 61 at the location (2, 2) of stride 16: the second overwrites the first. Their
+    # centres are at different locations of stride 8.
     boxes = [around(37, 37, 30, 61), around(43, 43, 30, 61)]
-    assert ignored_cells(layout, boxes, None) == {8: {(4, 4), (5, 5)}, 32: {(1, 1)}}
+    assert ignored_locations(layout, boxes, None) == {8: {(4, 4), (5, 5)}, 32: {(1, 1)}}
     # And one of stride 8, around which stride 16 is ignored, elsewhere.
     boxes.append(around(100, 60, 10, 13))
     expected = {8: {(4, 4), (5, 5)}, 16: {(6, 3)}, 32: {(1, 1)}}
-    assert ignored_cells(layout, boxes, None) == expected
+    assert ignored_locations(layout, boxes, None) == expected
 
 
 @pytest.mark.parametrize("scale", [None, 0.2], ids=NAMES.get)
 def test_a_positive_is_not_ignored(scale):
-    """The small box is positive at stride 8 in the cell that is ignored for the large one."""
+    """The small box is positive at the location of stride 8 that the large one ignores."""
     layout = Layout(96, 128)
-    # 62 x 45 is an anchor of stride 16; (60, 52) is the centre of the cell (7, 6) of stride 8.
+    # 62 x 45 is an anchor of stride 16; (60, 52) is the centre of the location (7, 6) of stride 8.
     boxes = [around(60, 52, 62, 45), around(60, 52, 10, 13)]
-    truths = [make_instances(boxes, [0, 1], [0.25, 0.75])]
-    matches = match(layout, blank(layout), truths, scale)
-    large, small = layout.number[16, 1, 3, 3], layout.number[8, 0, 6, 7]
+    gt = [make_instances(boxes, [0, 1], [0.25, 0.75])]
+    matches = match(layout, tiny_boxes(layout), gt, scale)
+    large, small = layout.index[16, 1, 3, 3], layout.index[8, 0, 6, 7]
     assert matches.obj_targets[0].nonzero().flatten().tolist() == [large, small]
     weights = matches.obj_weights[0]
     assert weights[[large, small]].tolist() == [0.25, 0.75]
-    beside_small = [layout.number[8, slot, 6, 7] for slot in (1, 2, 3)]
+    beside_small = [layout.index[8, a, 6, 7] for a in (1, 2, 3)]
     assert weights[beside_small].tolist() == [0, 0, 0]
-    # The small box, scaled, does not reach the centre (56, 56) of the large one's cell.
-    beside_large = [layout.number[16, slot, 3, 3] for slot in (0, 2, 3)]
+    # The small box, scaled, does not reach the centre (56, 56) of the large one's location.
+    beside_large = [layout.index[16, a, 3, 3] for a in (0, 2, 3)]
     assert weights[beside_large].tolist() == ([0, 0, 0] if scale is None else [1, 1, 1])
 
 
 @pytest.mark.parametrize("scale", NAMES, ids=NAMES.get)
-def test_padding_and_boxes_without_area_ignore_nothing(scale):
-    layout = Layout(96, 128)
+def test_padding_and_degenerate_boxes_ignore_nothing(scale):
+    layout, none = Layout(96, 128), make_instances([], [])
     full = make_instances([around(60, 52, 62, 45)] * 2, [0, 1])
-    flat = make_instances([[30, 30, 30, 90], [90, 60, 30, 20]], [0, 0])
-    weights = match(layout, blank(layout, 3), [make_instances([], []), full, flat], scale)
-    assert (weights.obj_weights[[0, 2]] == 1).all()
-    assert (weights.obj_weights[1] == 0).any()
-
-
-def test_no_image_has_a_truth():
-    layout = Layout(64, 64)
-    matches = match(layout, blank(layout, 2), [make_instances([], [])] * 2, 0.5)
-    assert (matches.obj_weights == 1).all()
+    degenerate = make_instances([[30, 30, 30, 90], [90, 60, 30, 20]], [0, 0])
+    weights = match(layout, tiny_boxes(layout, 3), [none, full, degenerate], scale).obj_weights
+    assert (weights[[0, 2]] == 1).all()
+    assert (weights[1] == 0).any()
+    assert (match(layout, tiny_boxes(layout), [none], scale).obj_weights == 1).all()
 
 
 @pytest.mark.parametrize("scale", [None, 0.5], ids=NAMES.get)
@@ -243,61 +227,61 @@ def test_memory_is_bounded(scale):
             return result
 
     layout = Layout(608, 608)
-    anchors = make_anchors(layout)
-    ignore, rows = AdjacentIgnore(anchors, scale=scale), anchors(layout.sizes)
-    truths = GroundTruth.from_instances([make_instances([[0, 0, 300, 300]] * 50, [0] * 50)] * 16)
-    row = torch.full((16, 50), layout.number[16, 0, 9, 9])
+    generator = make_generator(layout)
+    ignore, grid = AdjacentIgnore(generator, scale=scale), generator(layout.level_shapes)
+    gt = GroundTruth.from_instances([make_instances([[0, 0, 300, 300]] * 50, [0] * 50)] * 16)
+    anchor_idx = torch.full((16, 50), layout.index[16, 0, 9, 9])
     with Largest() as largest:
-        result = ignore(rows, truths.boxes, truths.valid, row)
+        result = ignore(grid, gt.boxes, gt.valid, anchor_idx)
     assert result.any()
     assert largest.numel == result.numel() < 16 * 50 * 76 * 76 / 9
 
 
 @pytest.mark.parametrize("mode", ["center", "box"])
 def test_training_runs_without_values(mode):
-    """Fake tensors have shapes, but no values: whatever needs one on the host fails."""
+    """Fake tensors have shapes, but no values: code that needs one on the host fails."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = YOLOv3(detector_cfg(*TINY_DARKNET, MODE, mode))
-        truths = Instances((64, 64))
-        truths.gt_boxes = Boxes(torch.zeros(3, 4))
-        truths.gt_classes = torch.zeros(3, dtype=torch.int64)
+        gt = Instances((64, 64))
+        gt.gt_boxes = Boxes(torch.zeros(3, 4))
+        gt.gt_classes = torch.zeros(3, dtype=torch.int64)
         images = ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)])
         features = list(model.backbone(images.tensor).values())
-        losses = model.forward_training(images, features, model.head(features), [truths])
+        losses = model.forward_training(images, features, model.head(features), [gt])
         sum(losses.values()).backward()
 
 
-def detector_weights(cfg: CfgNode, truths: Instances) -> Tensor:
-    """Objectness weights of an image of 64 pixels by the detector of a config."""
-    torch.manual_seed(0)
-    model = YOLOv3(cfg)
-    features = list(model.backbone(torch.zeros(1, 3, 64, 64)).values())
-    matches = model.label_anchors(model.head(features), GroundTruth.from_instances([truths]))
-    return matches.obj_weights[0]
-
-
-def test_by_config():
-    """Of 192 + 48 + 12 = (8 x 8 + 4 x 4 + 2 x 2) x 3 rows, some about a truth of stride 16."""
-    off = detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.ANCHOR_FREE", False)
-    truths = make_instances([around(28, 28, 30, 61)], [0])
-    ignored = {}
-    options = {"off": (), "none": (MODE, "none"), "center": (MODE, "center")}
-    options["0.5"] = (MODE, "box", SCALE, 0.5)
-    for name, option in options.items():
-        cfg = off.clone()
-        cfg.merge_from_list(list(option))
-        ignored[name] = set(detector_weights(cfg, truths).eq(0).nonzero().flatten().tolist())
-    # Nothing but what predictions overlap by themselves.
-    assert ignored["none"] == ignored["off"]
-    starts = {32: 0, 8: 12 + 48}
-    slots = {32: 4, 8: 64}
-    # The cells (0, 0) of stride 32 and (3, 3) of stride 8.
-    expected = {starts[32] + slots[32] * slot for slot in range(3)}
-    expected |= {starts[8] + slots[8] * slot + 3 * 8 + 3 for slot in range(3)}
-    assert ignored["center"] - ignored["off"] == expected - ignored["off"] != set()
-    # 20.5 to 35.5 and 12.75 to 43.25: centres 28 and 20, 28, 36 of stride 8; none of stride 32.
-    expected = {starts[8] + slots[8] * slot + y * 8 + 3 for slot in range(3) for y in (2, 3, 4)}
-    assert ignored["0.5"] - ignored["off"] == expected - ignored["off"] != set()
+@pytest.mark.parametrize(
+    "options, locations",
+    [
+        ((MODE, "none"), {}),
+        ((MODE, "center"), {32: [(0, 0)], 8: [(3, 3)]}),
+        # 20.5 to 35.5 and 12.75 to 43.25: centres 28 and 20, 28, 36 of stride 8; none of stride 32.
+        ((MODE, "box", SCALE, 0.5), {8: [(3, 2), (3, 3), (3, 4)]}),
+    ],
+    ids=str,
+)
+def test_by_config(options, locations):
+    """A box of stride 16 in an image of 64 pixels: what the detector ignores by these keys."""
+    layout = Layout(64, 64, anchor_free=False)
+    ignored = []
+    for changed in ((), options):
+        torch.manual_seed(0)
+        cfg = detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.ANCHOR_FREE", False, *changed)
+        model = YOLOv3(cfg)
+        gt = GroundTruth.from_instances([make_instances([around(28, 28, 30, 61)], [0])])
+        features = list(model.backbone(torch.zeros(1, 3, 64, 64)).values())
+        (weights,) = model.label_anchors(model.head(features), gt).obj_weights
+        ignored.append(set((weights == 0).nonzero().flatten().tolist()))
+    expected = {
+        layout.index[stride, a, y, x]
+        for stride, found in locations.items()
+        for x, y in found
+        for a in range(3)
+    }
+    without, found = ignored  # without the keys: where predictions overlap the box
+    assert found - without == expected - without
+    assert bool(found - without) is bool(locations)
 
 
 @pytest.mark.parametrize(
