@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from asff.cli import VERBS
+from asff.cli import VERBS, VerbParser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "docs/tutorial.ipynb"]
@@ -53,10 +55,32 @@ def test_images_are_small_files(page):
 
 
 def test_commands_name_what_exists(page):
-    """Verbs, tools, and the configs of the repository; other configs stand for a user's own."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", read(page), re.MULTILINE | re.DOTALL)
-    commands = "\n".join(blocks)
-    names = re.findall(r"(?<=\s)(?:tools/\w+\.py|configs/[\w./]+\.yaml)", commands)
+    """Check scripts and shipped configs; other configs stand for a user's own."""
+    names = re.findall(r"(?<=\s)(?:tools/\w+\.py|configs/[\w./]+\.yaml)", "\n".join(commands(page)))
     assert [name for name in names if not (ROOT / name).is_file()] == []
-    verbs = re.findall(r"^(?:python -m )?asff ([a-z][\w-]*)", commands, re.MULTILINE)
-    assert [verb for verb in verbs if verb not in VERBS] == []
+
+
+def test_commands_can_be_parsed(page):
+    for command in commands(page):
+        program, *args = shlex.split(command, comments=True)
+        if program == "asff":
+            verb, *rest = args
+            parse(verb, rest)
+        elif args[:1] == ["train_net.py"]:
+            parse("train", args[1:])
+
+
+def commands(page: Path) -> list[str]:
+    """Return the lines of a page's shell commands; continued lines are joined."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", read(page), re.MULTILINE | re.DOTALL)
+    return "".join(blocks).replace("\\\n", " ").splitlines()
+
+
+def parse(verb: str, args: list[str]) -> None:
+    """Parse the arguments of ``asff VERB`` without running it."""
+    assert verb in VERBS
+    if args != ["--help"]:
+        module = importlib.import_module(f"asff.cli.{verb.replace('-', '_')}")
+        parser = VerbParser(f"asff {verb}", description=module.__doc__)
+        module.add_arguments(parser)
+        parser.parse_args(args)  # exits if they are wrong
