@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 
 from asff.data import register_custom_datasets, resolve_custom_datasets
 from asff.data.datasets import load_dataset
-from asff.engine import argument_parser, launch
+from asff.engine import argument_parser, launch, setup
 from asff.engine.setup import load_config
 from tests.data.datasets.written import (
     WRITERS,
@@ -28,8 +29,9 @@ from tests.data.datasets.written import (
     write_config,
 )
 from tests.helpers import detector_cfg
+from tests.training import CLASSES, run_apart, run_here
 
-pytestmark = pytest.mark.usefixtures("own_data")
+pytestmark = pytest.mark.usefixtures("own_data", "clean_loggers")
 
 
 def resolved(*configs: dict, config_file: str | Path = "") -> list[dict]:
@@ -120,7 +122,7 @@ def test_classes_in_a_file(tmp_path, image_folder):
     assert found["classes"] == ["nut", "hex bolt"]
 
 
-# What is dropped is said.
+# Messages about what is left out
 
 
 def test_unreadable_images_are_left_out_with_a_warning(tmp_path, image_folder, caplog):
@@ -163,7 +165,7 @@ VOC = {"name": "parts", "format": "voc", "root": "r"}
 
 
 @cases(
-    ("entries", "parts"),
+    ("configs", "parts"),
     {
         "no list": ("parts", ["DATASETS.CUSTOM is 'parts'", "a list"]),
         "none": (None, ["DATASETS.CUSTOM is None"]),
@@ -202,9 +204,9 @@ VOC = {"name": "parts", "format": "voc", "root": "r"}
         "names": ([GOOD, VOC], ["CUSTOM[1] ('parts')", "CUSTOM[0] has this name"]),
     },
 )
-def test_bad_configs(entries, parts):
+def test_bad_configs(configs, parts):
     cfg = detector_cfg()
-    cfg.DATASETS.CUSTOM = entries
+    cfg.DATASETS.CUSTOM = configs
     with pytest.raises(ValueError) as error:
         resolve_custom_datasets(cfg, "")
     for part in parts:
@@ -274,7 +276,7 @@ def test_paths_without_config_file_and_from_home(tmp_path, parts, monkeypatch):
 
 
 def test_only_what_is_used_must_be_there(parts):
-    """Evaluation needs no training set; its entry stays for the next training."""
+    """Evaluation needs no training set; its dataset config stays for the next training."""
     absent = {"name": "absent", "format": "voc", "root": "nowhere"}
     listed = {"name": "listed", "format": "yolo", "images": "nowhere", "classes": "nowhere.txt"}
     cfg = cfg_of(absent, parts, listed)
@@ -295,11 +297,11 @@ def test_images_that_are_no_folder(parts):
 
 def test_dumped_config_works_from_anywhere(tmp_path, image_folder, monkeypatch):
     content = content_of("bolt", "nut")
-    entries = [
+    configs = [
         {"name": form, **below(form, write(content, image_folder, tmp_path / "data" / form))}
         for form, write in WRITERS.items()
     ]
-    datasets = {"CUSTOM": entries, "TRAIN": list(WRITERS)}
+    datasets = {"CUSTOM": configs, "TRAIN": list(WRITERS)}
     config_file = write_config(tmp_path / "data", DATASETS=datasets)
     cfg = load_config(str(config_file))
     resolve_custom_datasets(cfg, config_file)
@@ -342,3 +344,75 @@ def test_every_process_registers(parts):
         argument_parser().parse_args([]),
     )
     assert seen == [1]
+
+
+# From a YAML to training and evaluation
+
+
+def set_up(config: Path, folder: Path, **keys: object) -> CfgNode:
+    """setup() of the tiny config, changed by ``keys``."""
+    path = write_config(folder, _BASE_=str(config), **keys)
+    return setup(argument_parser().parse_args(["--config-file", str(path)]))
+
+
+def test_class_count_follows_the_data(config, tmp_path, parts):
+    datasets = {"CUSTOM": [parts], "TRAIN": ["parts"], "TEST": ["parts"]}
+    default = {"YOLOV3": {"NUM_CLASSES": 80}}
+    cfg = set_up(config, tmp_path, DATASETS=datasets, MODEL=default)
+    assert cfg.MODEL.YOLOV3.NUM_CLASSES == 2
+    assert cfg.is_frozen()
+    # The tiny config states another one.
+    with pytest.raises(ValueError, match=f"NUM_CLASSES is {len(CLASSES)}, but .* Set .* to 2"):
+        set_up(config, tmp_path, DATASETS=datasets)
+
+
+def test_datasets_with_different_classes_are_refused(config, tmp_path, image_folder):
+    configs = []
+    for name, classes in {"one": ("bolt", "nut"), "two": ("nut", "bolt")}.items():
+        entry = write_coco(content_of(*classes), image_folder, tmp_path / name)
+        configs.append({"name": name, **below(name, entry)})
+    with pytest.raises(ValueError) as error:
+        set_up(config, tmp_path, DATASETS={"CUSTOM": configs, "TRAIN": ["one"], "TEST": ["two"]})
+    for part in ("'one' has the classes bolt, nut", "'two' has nut, bolt", "classes: [bolt, nut]"):
+        assert part in str(error.value)
+
+
+def write_shapes(folder: Path, form: str, config: Path, datasets: Path) -> Path:
+    """The tiny dataset in a format, and beside it a config that describes it."""
+    configs = []
+    for split in ("train", "val"):
+        content = json.loads((datasets / "shapes" / f"{split}.json").read_text())
+        images = datasets / "shapes" / "images"
+        entry = WRITERS[form](without_degenerate_boxes(content), images, folder / split)
+        configs.append({"name": f"parts_{split}", **below(split, entry), "classes": CLASSES})
+    names = {"CUSTOM": configs, "TRAIN": ["parts_train"], "TEST": ["parts_val"]}
+    more = {"MODEL": {"YOLOV3": {"NUM_CLASSES": 80}}, "SOLVER": {"MAX_ITER": 2}}
+    return write_config(folder, _BASE_=str(config), DATASETS=names, **more)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_trains_and_evaluates_from_yaml_alone(config, datasets, tmp_path, form):
+    path = write_shapes(tmp_path, form, config, datasets)
+    output = tmp_path / "out"
+    # All boxes, however bad: what is in the results has gone through the whole evaluation.
+    options = ("MODEL.YOLOV3.SCORE_THRESH_TEST", 0.0, "OUTPUT_DIR", output)
+    run = run_here("--config-file", path, *options)
+    assert run.code == 0, run.output
+    classes = ", ".join(CLASSES)
+    line = f"MODEL.YOLOV3.NUM_CLASSES: {len(CLASSES)}, as parts_train has ({classes})."
+    assert run.output.count(line) == 1
+    assert "Evaluation results for bbox" in run.output
+    results = output / "inference" / "parts_val" / "coco_instances_results.json"
+    found = {x["category_id"] for x in json.loads(results.read_text())}
+    assert found and found <= set(range(1, len(CLASSES) + 1))
+    dumped = yaml.safe_load((output / "config.yaml").read_text())
+    assert dumped["MODEL"]["YOLOV3"]["NUM_CLASSES"] == len(CLASSES)
+
+
+@pytest.mark.slow
+def test_two_processes_train_from_yaml(config, datasets, tmp_path):
+    path = write_shapes(tmp_path, "voc", config, datasets)
+    options = ("--config-file", path, "--num-gpus", 2, "--dist-url", "auto")
+    run = run_apart(*options, "OUTPUT_DIR", tmp_path / "out")
+    assert run.code == 0, run.output
+    assert "Evaluation results for bbox" in run.output
