@@ -9,7 +9,7 @@ from detectron2.structures import BoxMode
 
 
 @pytest.fixture
-def record(tmp_path) -> dict:
+def dataset_dict(tmp_path) -> dict:
     """The dataset dict of an image of 100 x 50 pixels: red, its left fifth blue."""
     pixels = np.zeros((50, 100, 3), np.uint8)
     pixels[..., 2] = 200  # OpenCV writes blue, green, red
