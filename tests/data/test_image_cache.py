@@ -17,7 +17,7 @@ from asff.data.image_cache import GIB, ImageCache
 SIZES = [(4, 5), (7, 3), (1, 1), (6, 6)]
 NAMES = [f"{i}.png" for i in range(len(SIZES))]
 LENGTHS = [1 + 3 * height * width for height, width in SIZES]  # a mark, and the pixels
-RECORDS = [
+DICTS = [
     {"file_name": name, "height": height, "width": width}
     for name, (height, width) in zip(NAMES, SIZES)
 ]
@@ -44,8 +44,8 @@ def on_disk(request) -> bool:
     return request.param
 
 
-def build(files: Files, on_disk: bool, limit: float = GIB, records=RECORDS) -> ImageCache:
-    return ImageCache(records, files, on_disk=on_disk, limit=limit)
+def build(files: Files, on_disk: bool, limit: float = GIB, dicts=DICTS) -> ImageCache:
+    return ImageCache(dicts, files, on_disk=on_disk, limit=limit)
 
 
 def test_same_pixels_as_without(on_disk):
@@ -82,14 +82,14 @@ def test_images_may_be_changed(on_disk):
 
 
 def test_black_images_are_kept_too(on_disk):
-    """They look like a place that is not yet filled."""
+    """They look like a part of the cache that is not yet filled."""
     reads = []
 
     def read(path: str) -> np.ndarray:
         reads.append(path)
         return np.zeros((4, 5, 3), np.uint8)
 
-    cache = ImageCache(RECORDS[:1], read, on_disk=on_disk, limit=GIB)
+    cache = ImageCache(DICTS[:1], read, on_disk=on_disk, limit=GIB)
     assert not cache(NAMES[0]).any() and not cache(NAMES[0]).any()
     assert len(reads) == 1
 
@@ -139,8 +139,8 @@ def test_smaller_images_fill_the_rest_of_the_room(on_disk):
 def test_what_the_log_says(caplog, on_disk):
     """1000 x 1000 pixels of 3 bytes are 3,000,001 bytes: three are 0.0084 GiB, two 0.0056."""
     caplog.set_level(logging.INFO, "asff")
-    records = [{"file_name": str(i), "height": 1000, "width": 1000} for i in range(3)]
-    build(Files(), on_disk, limit=7e6, records=records)
+    dicts = [{"file_name": str(i), "height": 1000, "width": 1000} for i in range(3)]
+    build(Files(), on_disk, limit=7e6, dicts=dicts)
     (message,) = caplog.messages
     assert ("on disk" if on_disk else "in memory") in message and "2 of 3 images" in message
     assert "0.01 of 0.01 GiB" in message and "DATALOADER.CACHE_LIMIT" in message
@@ -150,8 +150,8 @@ def test_a_file_of_several_dicts_has_one_place(on_disk, caplog):
     """Datasets may share images."""
     caplog.set_level(logging.INFO, "asff")
     files = Files()
-    twice = [record for record in RECORDS for _ in range(2)]
-    cache = build(files, on_disk, limit=sum(LENGTHS), records=twice)
+    twice = [x for x in DICTS for _ in range(2)]
+    cache = build(files, on_disk, limit=sum(LENGTHS), dicts=twice)
     assert "room for 4 of 4 images" in caplog.text
     for name in NAMES * 2:
         cache(name)
@@ -170,7 +170,7 @@ def test_image_of_another_size_than_stated(on_disk):
 def test_file_that_is_not_of_the_dataset(on_disk):
     """As a partner of another dataset would be: read, and not kept."""
     files = Files()
-    cache = build(files, on_disk, records=RECORDS[:1])
+    cache = build(files, on_disk, dicts=DICTS[:1])
     for _ in range(2):
         np.testing.assert_array_equal(cache(NAMES[3]), files.pixels(NAMES[3]))
     assert files.reads[NAMES[3]] == 2
@@ -186,14 +186,14 @@ def test_unreadable_file_is_tried_again(on_disk):
             raise OSError("not now")
         return files(path)
 
-    cache = ImageCache(RECORDS, read, on_disk=on_disk, limit=GIB)
+    cache = ImageCache(DICTS, read, on_disk=on_disk, limit=GIB)
     with pytest.raises(OSError, match="not now"):
         cache(NAMES[0])
     np.testing.assert_array_equal(cache(NAMES[0]), files.pixels(NAMES[0]))
 
 
 def test_no_images(on_disk):
-    build(Files(), on_disk, records=[])
+    build(Files(), on_disk, dicts=[])
 
 
 def test_the_file_is_in_tmpdir_and_leaves_nothing(tmp_path, monkeypatch):

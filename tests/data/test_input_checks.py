@@ -1,4 +1,4 @@
-"""What makes no sense in the keys of the training stream is refused, by key, value and fix."""
+"""Wrong values of INPUT and DATALOADER are refused by key, value and fix."""
 
 from __future__ import annotations
 

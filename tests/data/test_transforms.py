@@ -14,7 +14,7 @@ FILL = (10, 20, 30)
 HEIGHT, WIDTH = 24, 36
 
 
-def smooth_picture() -> np.ndarray:
+def smooth_image() -> np.ndarray:
     """Colours that change by at most 20 from pixel to pixel."""
     rng = np.random.default_rng(0)
     return cv2.resize(rng.integers(0, 256, (4, 6, 3)).astype(np.uint8), (WIDTH, HEIGHT))
@@ -49,7 +49,7 @@ def assert_near(image: np.ndarray, wanted: np.ndarray, levels: float) -> None:
 
 @pytest.mark.parametrize(("new_h", "new_w"), [(48, 12), (16, 40), (24, 36), (8, 4)])
 def test_resize_samples_at_centres(new_h, new_w):
-    image, transform = smooth_picture(), ResizeTransform(HEIGHT, WIDTH, new_h, new_w)
+    image, transform = smooth_image(), ResizeTransform(HEIGHT, WIDTH, new_h, new_w)
     wanted, nearest = np.zeros((new_h, new_w, 3)), np.zeros((new_h, new_w))
     for row in range(new_h):
         for column in range(new_w):
@@ -83,14 +83,14 @@ def test_inverse_of_resize():
     np.testing.assert_allclose(
         transform.inverse().apply_coords(transform.apply_coords(points)), points
     )
-    image = smooth_picture()
+    image = smooth_image()
     back = transform.inverse().apply_image(transform.apply_image(image))
     assert back.shape == image.shape
     assert np.abs(back.astype(int) - image).mean() < 5
 
 
 def test_expand_moves_the_image_and_nothing_else():
-    image, transform = smooth_picture(), ExpandTransform(3, 2, 4, 5, FILL)
+    image, transform = smooth_image(), ExpandTransform(3, 2, 4, 5, FILL)
     expanded, segmentation = transform.apply_image(image), transform.apply_segmentation(labels())
     assert expanded.shape == (HEIGHT + 7, WIDTH + 7, 3)
     assert segmentation.shape == (HEIGHT + 7, WIDTH + 7)
@@ -105,12 +105,12 @@ def test_expand_moves_the_image_and_nothing_else():
 
 
 def test_expand_by_nothing():
-    image = smooth_picture()
+    image = smooth_image()
     np.testing.assert_array_equal(ExpandTransform(0, 0, 0, 0, FILL).apply_image(image), image)
 
 
-def turn(degrees: float, scale: float = 1.0, shift: tuple[float, float] = (0, 0)) -> np.ndarray:
-    """The matrix of a turn about the centre, clockwise as y points down."""
+def rotate(degrees: float, scale: float = 1.0, shift: tuple[float, float] = (0, 0)) -> np.ndarray:
+    """The matrix of a rotation about the centre, clockwise as y points down."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     linear = scale * np.array([[cosine, -sine], [sine, cosine]])
     center = np.array([WIDTH, HEIGHT]) / 2
@@ -120,17 +120,17 @@ def turn(degrees: float, scale: float = 1.0, shift: tuple[float, float] = (0, 0)
 @pytest.mark.parametrize(
     "matrix",
     [
-        turn(0),
-        turn(0, shift=(2.5, -3.25)),
-        turn(0, scale=1.3),
-        turn(0, scale=0.7, shift=(3, 1)),
-        turn(7, scale=0.9, shift=(1, 2)),
-        turn(-40),
+        rotate(0),
+        rotate(0, shift=(2.5, -3.25)),
+        rotate(0, scale=1.3),
+        rotate(0, scale=0.7, shift=(3, 1)),
+        rotate(7, scale=0.9, shift=(1, 2)),
+        rotate(-40),
         np.array([[1.0, 0.3, -2.0], [-0.2, 1.1, 4.0]]),  # sheared
     ],
 )
 def test_affine_takes_each_pixel_from_where_it_was(matrix):
-    image, transform = smooth_picture(), AffineTransform(matrix, FILL)
+    image, transform = smooth_image(), AffineTransform(matrix, FILL)
     inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
     wanted, nearest = np.zeros((HEIGHT, WIDTH, 3)), np.zeros((HEIGHT, WIDTH))
     unclear = np.zeros((HEIGHT, WIDTH), bool)
@@ -152,15 +152,15 @@ def test_affine_takes_each_pixel_from_where_it_was(matrix):
 
 def test_affine_by_whole_pixels():
     """5 to the right, 3 up."""
-    image = smooth_picture()
-    moved = AffineTransform(turn(0, shift=(5, -3)), FILL).apply_image(image)
+    image = smooth_image()
+    moved = AffineTransform(rotate(0, shift=(5, -3)), FILL).apply_image(image)
     np.testing.assert_array_equal(moved[:-3, 5:], image[3:, :-5])
     assert (moved[-3:] == FILL).all() and (moved[:, :5] == FILL).all()
 
 
 def test_affine_by_a_right_angle():
     """(x, y) to (24 - y, x): the upper left corner comes to the upper right."""
-    image = smooth_picture()[:, :HEIGHT]
+    image = smooth_image()[:, :HEIGHT]
     transform = AffineTransform(np.array([[0.0, -1, HEIGHT], [1, 0, 0]]), FILL)
     np.testing.assert_array_equal(transform.apply_image(image), np.rot90(image, -1))
     square = labels()[:, :HEIGHT]
@@ -168,9 +168,9 @@ def test_affine_by_a_right_angle():
     np.testing.assert_allclose(transform.apply_box(np.array([[2, 3, 10, 8]])), [[16, 2, 21, 10]])
 
 
-def test_box_of_a_turned_box():
-    """A square of side 2 r about the centre, turned by 45 degrees, is 2 sqrt(2) r wide."""
-    transform = AffineTransform(turn(45), FILL)
+def test_box_of_a_rotated_box():
+    """A square of side 2 r about the centre, rotated by 45 degrees, is 2 sqrt(2) r wide."""
+    transform = AffineTransform(rotate(45), FILL)
     (box,) = transform.apply_box(np.array([[18 - 4, 12 - 4, 18 + 4, 12 + 4]]))
     reach = 4 * math.sqrt(2)
     np.testing.assert_allclose(box, [18 - reach, 12 - reach, 18 + reach, 12 + reach])
@@ -187,9 +187,9 @@ def test_box_of_a_turned_box():
         ResizeTransform(HEIGHT, WIDTH, 72, 72, cv2.INTER_CUBIC),
         ResizeTransform(HEIGHT, WIDTH, 12, 12, cv2.INTER_AREA),
         ExpandTransform(3, 2, 4, 5, (0, 0, 0)),
-        AffineTransform(turn(30), (0, 0, 0)),
-        AffineTransform(turn(-90, shift=(1.5, 0.25)), (0, 0, 0)),
-        AffineTransform(turn(5, scale=1.2, shift=(-3, 2)), (0, 0, 0)),
+        AffineTransform(rotate(30), (0, 0, 0)),
+        AffineTransform(rotate(-90, shift=(1.5, 0.25)), (0, 0, 0)),
+        AffineTransform(rotate(5, scale=1.2, shift=(-3, 2)), (0, 0, 0)),
     ],
 )
 @pytest.mark.parametrize("pixel", [(12, 9), (18, 12), (20, 15)])
