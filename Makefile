@@ -33,9 +33,10 @@ test: $(STAMP)  ## run all tests
 test-fast: $(STAMP)  ## run the tests that take under 20 seconds
 	$(RUN) -m pytest -m "not slow" $(ARGS)
 
-lint: $(STAMP)  ## check style and format
+lint: $(STAMP)  ## check style, format and the import order
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
 
 format: $(STAMP)  ## bring the code into format
 	$(RUN) -m ruff check --fix .
