@@ -36,7 +36,7 @@ test-fast: $(STAMP)  ## run the tests that take under 20 seconds
 lint: $(STAMP)  ## check style, format and the import order
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 
 format: $(STAMP)  ## bring the code into format
 	$(RUN) -m ruff check --fix .
@@ -46,5 +46,5 @@ doctor: $(STAMP)  ## print versions and devices, and try each needed part
 	$(RUN) tools/doctor.py
 
 clean:  ## remove caches and build leftovers; keeps .venv, output and datasets
-	rm -rf build dist projects/ASFF/*.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist projects/ASFF/*.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
