@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -55,16 +56,10 @@ class VerbParser(argparse.ArgumentParser):
     """Parser of one verb: inputs first, then options, then KEY VALUE pairs of the config."""
 
     def __init__(self, prog: str, **options):
-        super().__init__(prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-        self._input_parser = argparse.ArgumentParser(prog=prog, add_help=False)
-        self._input_parser.error = self.error
-        self._inputs = self._input_parser.add_argument_group("inputs")
-        self._positionals.title = "config"
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, formatter_class=formatter, allow_abbrev=False, **options)
+        self._positionals.title = "inputs"
         self._has_opts = False
-
-    def add_input(self, name: str, **options) -> None:
-        """Add an input, which comes before all options; see :meth:`add_argument`."""
-        self._inputs.add_argument(name, **options)
 
     def add_config_file(self, **options) -> None:
         """Add ``--config-file``, and KEY VALUE pairs that override its keys."""
@@ -74,12 +69,7 @@ class VerbParser(argparse.ArgumentParser):
     def add_opts(self) -> None:
         """Add KEY VALUE pairs that override keys of the config, as ``args.opts``."""
         self._has_opts = True
-        self.add_argument(
-            "opts",
-            nargs=argparse.REMAINDER,
-            metavar="KEY VALUE",
-            help="config keys to override, after all options",
-        )
+        self.add_argument_group("KEY VALUE ...", "config keys to override, after all options")
 
     def add_weights(self, **options) -> None:
         """Add ``--weights``, a checkpoint."""
@@ -96,48 +86,43 @@ class VerbParser(argparse.ArgumentParser):
         """Add ``--min-score``, the lowest score of detections that are kept or drawn."""
         self.add_argument("--min-score", type=score, default=0.3, metavar="SCORE", **options)
 
-    def format_usage(self) -> str:
-        inputs = self._input_parser.format_usage().split(self.prog, 1)[1]
-        options = super().format_usage().split(self.prog, 1)[1]
-        usage = " ".join(f"{inputs} {options}".split())
-        # argparse abbreviates the remainder.
-        usage = re.sub(r"\.\.\.$", "[KEY VALUE ...]", usage) if self._has_opts else usage
-        return f"usage: {self.prog} {usage}\n"
-
     def format_help(self) -> str:
-        inputs = self._input_parser.format_help().partition("\n\n")[2]
-        _, description, options = super().format_help().partition(self.description.strip())
-        parts = (self.format_usage(), description, inputs, options)
-        return "\n\n".join(part.strip() for part in parts if part) + "\n"
+        inputs = [x.metavar + " ..." * bool(x.nargs) for x in self._get_positional_actions()]
+        pairs = ["[KEY VALUE ...]"] if self._has_opts else []
+        # argparse would put the inputs last.
+        self.usage = " ".join([self.prog, *inputs, "[--option VALUE ...]", *pairs])
+        return super().format_help()
 
     def error(self, message: str) -> None:
         self.exit(2, f"{self.prog}: error: {message}. See {self.prog} --help.\n")
 
     def parse_known_args(self, args: Sequence[str], namespace=None):
-        first = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
-        if self._inputs._group_actions and {"-h", "--help"} & {*args}:
-            self.print_help()
-            self.exit()
-        parsed, rest = self._input_parser.parse_known_args(args[:first], namespace)
-        pairs = self._find_pairs(args)
-        parsed, unknown = super().parse_known_args([*rest, *args[first:pairs]], parsed)
-        if pairs < len(args):
-            parsed.opts = args[pairs:]
-        opts = getattr(parsed, "opts", ())
+        if not self._has_opts:
+            return super().parse_known_args(args, namespace)
+        first = self._find_opts(args)
+        opts = args[first:]
         for arg in opts:
             if arg in self._option_string_actions:
                 self.error(f"{arg} comes after '{opts[0]}': put options before KEY VALUE pairs")
+        parsed, unknown = super().parse_known_args(args[:first], namespace)
+        parsed.opts = [*opts]
         return parsed, unknown
 
-    def _find_pairs(self, args: Sequence[str]) -> int:
-        """Find the first KEY after the values of an option that takes any number of them."""
-        takes_more = False
+    def _find_opts(self, args: Sequence[str]) -> int:
+        """Return the index of the first KEY: after the values of the inputs or the last option."""
+        inputs = self._get_positional_actions()
+        num_values = math.inf if any(x.nargs for x in inputs) else len(inputs)
+        may_end = False  # with any number of values, a KEY ends them
         for i, arg in enumerate(args):
             if arg.startswith("-"):
                 action = self._option_string_actions.get(arg)
-                takes_more = action is not None and action.nargs == "+"
-            elif takes_more and CONFIG_KEY.fullmatch(arg):
+                nargs = 0 if action is None else action.nargs
+                num_values = {None: 1, "?": 1, "+": math.inf}.get(nargs, nargs)
+                may_end = nargs in ("?", "+")
+            elif num_values == 0 or may_end and CONFIG_KEY.fullmatch(arg):
                 return i
+            else:
+                num_values -= 1
         return len(args)
 
 

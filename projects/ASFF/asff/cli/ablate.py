@@ -20,7 +20,7 @@ from . import VerbParser, at_least
 
 
 def add_arguments(parser: VerbParser) -> None:
-    parser.add_input("folder", type=Path, metavar="FOLDER", help="folder of the results")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of the results")
     parser.add_argument("--config-files", nargs="+", default=[], metavar="FILE")
     parser.add_argument("--seeds", nargs="+", type=at_least(0), default=[], metavar="N")
     parser.add_argument("--jobs", type=at_least(1), default=1, help="simultaneous runs; default: 1")

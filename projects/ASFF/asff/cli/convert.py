@@ -19,7 +19,7 @@ from . import VerbParser
 def add_arguments(parser: VerbParser) -> None:
     from ..checkpoint.convert import CONVERTERS
 
-    parser.add_input("file", type=Path, metavar="FILE")
+    parser.add_argument("file", type=Path, metavar="FILE")
     directions = parser.add_mutually_exclusive_group(required=True)
     kinds = "; ".join(f"{name}: {converter.needs}" for name, converter in CONVERTERS.items())
     directions.add_argument("--source", choices=CONVERTERS, help=f"the kind of FILE. {kinds}")

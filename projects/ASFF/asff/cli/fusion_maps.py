@@ -25,7 +25,7 @@ WEBP_QUALITY = 85
 
 
 def add_arguments(parser: VerbParser) -> None:
-    parser.add_input("images", nargs="*", metavar="IMAGE", help="file, folder or pattern")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder or pattern")
     parser.add_argument("--dataset", metavar="NAME", help="a dataset whose weights to summarize")
     parser.add_weights(required=True, help="checkpoint")
     parser.add_output("output/fusion_maps")

@@ -23,7 +23,7 @@ WEBP_QUALITY = 85
 
 
 def add_arguments(parser: VerbParser) -> None:
-    parser.add_input("run_dir", metavar="RUN_DIR", help="OUTPUT_DIR of a run")
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="OUTPUT_DIR of a run")
     parser.add_argument("--dataset", metavar="NAME", help="default: first of DATASETS.TEST")
     parser.add_output(metavar="FOLDER", help="default: RUN_DIR")
 
