@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -31,32 +30,10 @@ HEIGHT, WIDTH, BOXES = 480, 640, 7  # of a typical image of COCO
 WARM_UP = 20  # samples that do not count
 
 
-class DataTimes(NamedTuple):
-    """Times of training samples on one core, in seconds; see :func:`measure_data`.
-
-    Attributes:
-        size, num_files: see :func:`measure_data`.
-        file_size: mean size of the files in bytes.
-        wall, cpu: (samples,), elapsed and CPU time of each sample.
-        parts: CPU time of the parts of the mapper, per sample; the rest is under "the rest".
-        decoding: CPU time of decoding one file, median.
-        workers: number of workers and samples per second of a loader, or None.
-    """
-
-    size: int
-    num_files: int
-    file_size: float
-    wall: np.ndarray
-    cpu: np.ndarray
-    parts: dict[str, float]
-    decoding: float
-    workers: tuple[int, float] | None
-
-
 def measure_data(
     cfg: CfgNode, *, size: int, num_samples: int, num_files: int, quality: int, num_workers: int = 0
-) -> DataTimes:
-    """Measure reading, mixing, augmenting and resizing generated photographs.
+) -> str:
+    """Measure reading, mixing, augmenting and resizing generated photographs, on one core.
 
     Sets the number of threads of OpenCV and PyTorch to one.
 
@@ -67,6 +44,9 @@ def measure_data(
         quality: of their JPEG compression.
         num_workers: measure a loader with so many workers, too; 0 for none.
 
+    Returns:
+        Sentences, a table of the time of samples, and one of the CPU time of its parts.
+
     Raises:
         ValueError: naming the key, its value and the fix.
     """
@@ -75,48 +55,34 @@ def measure_data(
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="asff_benchmark_") as folder:
         dataset_dicts = _write_photographs(Path(folder), num_files, quality, class_count(cfg)[1])
+        files = [Path(x["file_name"]) for x in dataset_dicts]
+        file_size = np.mean([file.stat().st_size for file in files])
+        decoding = np.median([_decoding_time(file) for file in files])
         batch_plan = build_batch_plan(cfg, dataset_dicts, seed=0)
         dataset = build_train_dataset(cfg, dataset_dicts)
         specs = list(islice(chain.from_iterable(map(batch_plan, count())), num_samples))
         _time_samples(dataset, specs[:WARM_UP], "warming up")
-        wall, cpu = _time_samples(dataset, specs, "timing")
-        files = [Path(x["file_name"]) for x in dataset_dicts]
-        workers = None
+        speed = _format_times(*_time_samples(dataset, specs, "timing"))
+        loader = ""
         if num_workers:
-            workers = num_workers, _loader_speed(dataset, batch_plan, num_workers, num_samples)
-        return DataTimes(
-            size,
-            num_files,
-            float(np.mean([file.stat().st_size for file in files])),
-            wall,
-            cpu,
-            _profile(dataset, specs),
-            float(np.median([_decoding_time(file) for file in files])),
-            workers,
-        )
+            per_second = _loader_speed(dataset, batch_plan, num_workers, num_samples)
+            loader = f"\nLoader, workers: {num_workers}: {per_second:.1f} samples/s."
+        parts = _profile(dataset, specs)
+    return (
+        f"{num_samples} samples of {size} pixels from {num_files} JPEGs of {WIDTH}x{HEIGHT} pixels "
+        f"and {file_size / 1e3:.0f} kB.\n\n{speed}\n\n{parts}\n\n"
+        f"Decoding one JPEG takes {1e3 * decoding:.1f} ms of CPU time in the median.{loader}"
+    )
 
 
-def format_data(times: DataTimes) -> str:
-    """Format the result of :func:`measure_data` as two tables and sentences."""
+def _format_times(wall: np.ndarray, cpu: np.ndarray) -> str:
+    """Format the seconds of samples as a table."""
     rows = [
         (name, 1 / x.mean(), *(1e3 * y for y in (x.mean(), *np.percentile(x, (50, 90)))))
-        for name, x in (("elapsed time", times.wall), ("CPU time", times.cpu))
+        for name, x in (("elapsed time", wall), ("CPU time", cpu))
     ]
     headers = ["one core", "samples/s", "mean (ms)", "median (ms)", "90th percentile (ms)"]
-    speed = tabulate(rows, headers, floatfmt=".1f")
-    total = sum(times.parts.values())
-    rows = [(name, f"{1e3 * x:.2f}", f"{x / total:.1%}") for name, x in times.parts.items()]
-    headers = ["part", "ms of CPU time per sample", "share"]
-    parts = tabulate(rows, headers, disable_numparse=True, colalign=("left", "right", "right"))
-    lines = [
-        f"{len(times.wall)} samples of {times.size} pixels from {times.num_files} JPEGs of "
-        f"{WIDTH}x{HEIGHT} pixels and {times.file_size / 1e3:.0f} kB.",
-        f"\n{speed}\n\n{parts}\n",
-        f"Decoding one JPEG takes {1e3 * times.decoding:.1f} ms of CPU time in the median.",
-    ]
-    if times.workers:
-        lines.append("Loader, workers: {}: {:.1f} samples/s.".format(*times.workers))
-    return "\n".join(lines)
+    return tabulate(rows, headers, floatfmt=".1f")
 
 
 def _first_phase(cfg: CfgNode, size: int) -> CfgNode:
@@ -192,8 +158,8 @@ def _time_samples(
     return wall, cpu
 
 
-def _profile(dataset: TrainingDataset, specs: Sequence[SampleSpec]) -> dict[str, float]:
-    """Measure the CPU time per sample of the parts of the mapper, longest first, and of the rest.
+def _profile(dataset: TrainingDataset, specs: Sequence[SampleSpec]) -> str:
+    """Tabulate the CPU time per sample of the parts of the mapper, longest first, and of the rest.
 
     The mapper is measured from here on: it is slower than before.
     """
@@ -201,7 +167,9 @@ def _profile(dataset: TrainingDataset, specs: Sequence[SampleSpec]) -> dict[str,
     _, cpu = _time_samples(dataset, specs, "profiling")
     parts = sorted(seconds.items(), key=lambda part: -part[1])
     parts.append(("the rest", cpu.sum() - sum(seconds.values())))
-    return {name: x / len(cpu) for name, x in parts}
+    rows = [(name, f"{1e3 * x / len(cpu):.2f}", f"{x / cpu.sum():.1%}") for name, x in parts]
+    headers = ["part", "ms of CPU time per sample", "share"]
+    return tabulate(rows, headers, disable_numparse=True, colalign=("left", "right", "right"))
 
 
 def _measure_parts(mapper: SquareMapper) -> dict[str, float]:

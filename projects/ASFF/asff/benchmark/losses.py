@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,21 +34,10 @@ IGNORE_THRESH = 0.7
 REPEATS = 10
 
 
-class LossTimes(NamedTuple):
-    """Shortest seconds of matching, losses and their gradients; see :func:`measure_losses`."""
-
-    num_images: int
-    num_boxes: int
-    size: int
-    num_classes: int
-    vectorized: float
-    loop: float
-
-
 def measure_losses(
     num_images: int = 16, num_boxes: int = 50, size: int = 416, num_classes: int = 80
-) -> LossTimes:
-    """Measure matching, losses and gradients of a batch of random boxes and predictions.
+) -> str:
+    """Time matching, losses and gradients of a batch of random boxes and predictions.
 
     Args:
         num_boxes: objects of each image.
@@ -69,23 +57,15 @@ def measure_losses(
     def loop() -> dict[str, Tensor]:
         return compute_in_loop(predictions, gt, float(size**2))
 
-    return LossTimes(
-        num_images,
-        num_boxes,
-        size,
-        num_classes,
-        min(measure_seconds(partial(_backward, vectorized, predictions)) for _ in range(REPEATS)),
-        measure_seconds(partial(_backward, loop, predictions)),
+    seconds = min(
+        measure_seconds(partial(_backward, vectorized, predictions)) for _ in range(REPEATS)
     )
-
-
-def format_losses(times: LossTimes) -> str:
-    """Format the result of :func:`measure_losses` as a sentence."""
+    loop_seconds = measure_seconds(partial(_backward, loop, predictions))
     return (
-        f"Matching, losses and gradients of {times.num_images} images of {times.size} pixels, "
-        f"{times.num_boxes} boxes each, {times.num_classes} classes, {torch.get_num_threads()} "
-        f"threads: {times.vectorized:.3f} s at best, {times.loop / times.vectorized:.0f} times as "
-        f"fast as a loop over the boxes ({times.loop:.1f} s)."
+        f"Matching, losses and gradients of {num_images} images of {size} pixels, {num_boxes} "
+        f"boxes each, {num_classes} classes, {torch.get_num_threads()} threads: {seconds:.3f} s at "
+        f"best, {loop_seconds / seconds:.0f} times as fast as a loop over the boxes "
+        f"({loop_seconds:.1f} s)."
     )
 
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from detectron2.data import DatasetFromList
@@ -23,25 +22,13 @@ BATCH, BOXES = 64, 7
 MIB = 2**20
 
 
-class DatasetMemory(NamedTuple):
-    """Bytes of memory; see :func:`measure_memory`.
-
-    Attributes:
-        num_images: of the dataset.
-        dict_list: of the dataset dicts as a Python list.
-        serialized: of the same dicts as Detectron2's DatasetFromList keeps them.
-        workers: for each worker ``private_at_first``, and after an epoch ``rss``, ``pss`` (shared
-            pages divided by the number of processes that share them) and ``private``.
-    """
-
-    num_images: int
-    dict_list: int
-    serialized: int
-    workers: list[dict[str, int]]
-
-
-def measure_memory(num_images: int, num_workers: int) -> DatasetMemory:
+def measure_memory(num_images: int, num_workers: int) -> str:
     """Measure the memory of data workers over an epoch of generated dataset dicts.
+
+    Returns:
+        Sentences, and a table with a row for each worker: private memory at first, and after the
+        epoch RSS, PSS (shared pages divided by the number of processes that share them) and
+        private memory.
 
     Raises:
         ValueError: the operating system does not tell the memory of a process.
@@ -61,23 +48,14 @@ def measure_memory(num_images: int, num_workers: int) -> DatasetMemory:
     at_first = [_read_memory(pid)["private"] for pid in pids]
     for _ in tqdm(range(math.ceil(num_images / BATCH)), desc="an epoch", unit="batch"):
         next(batches)
-    workers = [
-        {"private_at_first": private, **_read_memory(pid)} for pid, private in zip(pids, at_first)
-    ]
-    return DatasetMemory(num_images, dict_list, serialized, workers)
-
-
-def format_memory(memory: DatasetMemory) -> str:
-    """Format the result of :func:`measure_memory` as sentences and a table in MiB."""
     rows = [
-        (f"worker {number}", *(size / MIB for size in worker.values()))
-        for number, worker in enumerate(memory.workers, start=1)
+        (f"worker {number}", *(size / MIB for size in (private, *_read_memory(pid).values())))
+        for number, (pid, private) in enumerate(zip(pids, at_first), start=1)
     ]
     headers = ["MiB", "private at first", "RSS after an epoch", "PSS", "private"]
-    table = tabulate(rows, headers, floatfmt=".0f")
     return (
-        f"A list of {memory.num_images} dataset dicts takes {memory.dict_list / MIB:.0f} MiB of "
-        f"memory, serialized {memory.serialized / MIB:.0f} MiB.\n{table}\n"
+        f"A list of {num_images} dataset dicts takes {dict_list / MIB:.0f} MiB of memory, "
+        f"serialized {serialized / MIB:.0f} MiB.\n{tabulate(rows, headers, floatfmt='.0f')}\n"
         "Private memory is shared with no other process: a copy of the dataset would be in it."
     )
 

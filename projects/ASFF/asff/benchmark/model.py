@@ -15,32 +15,19 @@ from ..engine import Trainer
 from ..engine.setup import resolve_device, resolve_sync_norm
 
 
-def measure_models(cfgs: Mapping[str, CfgNode], height: int, width: int) -> dict[str, dict]:
-    """Count the parameters and multiply-adds of detectors for one image.
+def measure_models(cfgs: Mapping[str, CfgNode], height: int, width: int) -> str:
+    """Count the parameters and multiply-adds of detectors for one image, as a Markdown table.
 
     Args:
         cfgs: configs by the name of their row in the table.
         height, width: of the image in pixels.
-
-    Returns:
-        For each name what :func:`asff.analysis.cost.count_operations` returns, and ``image``, its
-        height and width.
     """
-    image = torch.zeros(3, height, width, dtype=torch.uint8)
-    costs = {}
+    inputs = [{"image": torch.zeros(3, height, width, dtype=torch.uint8)}]
+    rows = []
     for name, cfg in tqdm(cfgs.items(), desc="counting"):
-        counts = count_operations(build_random_model(cfg).eval(), [{"image": image}])
-        costs[name] = {**counts, "image": [height, width]}
-    return costs
-
-
-def format_models(costs: Mapping[str, dict]) -> str:
-    """Format the result of :func:`measure_models` as a Markdown table."""
-    height, width = next(iter(costs.values()))["image"]
-    rows = [
-        (name, f"{cost['parameters'] / 1e6:.2f}", f"{cost['multiply_adds'] / 1e9:.4g}")
-        for name, cost in costs.items()
-    ]
+        cost = count_operations(build_random_model(cfg).eval(), inputs)
+        parameters, multiply_adds = cost["parameters"] / 1e6, cost["multiply_adds"] / 1e9
+        rows.append((name, f"{parameters:.2f}", f"{multiply_adds:.4g}"))
     headers = ["config", "parameters (M)", "multiply-adds (G)"]
     table = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
     return f"One image of {height} x {width} pixels (height x width).\n{table}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -18,17 +17,8 @@ from .model import build_random_model
 WARM_UP, BOXES = 3, 14
 
 
-class TrainTimes(NamedTuple):
-    """Seconds of each step, and what they depend on; see :func:`measure_train`."""
-
-    num_images: int
-    size: int
-    device: str
-    seconds: list[float]
-
-
-def measure_train(cfg: CfgNode, num_images: int, size: int, repeats: int) -> TrainTimes:
-    """Measure the seconds of training steps.
+def measure_train(cfg: CfgNode, num_images: int, size: int, repeats: int) -> str:
+    """Measure the time of training steps, and describe it in a sentence.
 
     Args:
         num_images: images per step.
@@ -45,16 +35,11 @@ def measure_train(cfg: CfgNode, num_images: int, size: int, repeats: int) -> Tra
         loss.backward()
         optimizer.step()
 
-    seconds = [measure_seconds(step) for _ in trange(WARM_UP + repeats, unit="step")]
-    return TrainTimes(num_images, size, str(model.device), seconds[WARM_UP:])
-
-
-def format_train(times: TrainTimes) -> str:
-    """Format the result of :func:`measure_train` as a sentence."""
+    seconds = [measure_seconds(step) for _ in trange(WARM_UP + repeats, unit="step")][WARM_UP:]
     return (
-        f"{times.num_images} images of {times.size} pixels, {times.device}, "
-        f"{torch.get_num_threads()} threads: one step takes {min(times.seconds):.3f} s at best, "
-        f"{statistics.median(times.seconds):.3f} s in the median of {len(times.seconds)}."
+        f"{num_images} images of {size} pixels, {model.device}, {torch.get_num_threads()} threads: "
+        f"one step takes {min(seconds):.3f} s at best, {statistics.median(seconds):.3f} s in the "
+        f"median of {repeats}."
     )
 
 

@@ -33,12 +33,12 @@ def add_arguments(parser: VerbParser) -> None:
 
     pixels = "height and width in pixels, divisible by 32"
     numbers = {"--height": (608, "of the image in pixels"), "--width": (608, "of the image")}
-    model = add("model", benchmark_model, "parameters and multiply-adds of models", numbers)
+    model = add("model", _run_model, "parameters and multiply-adds of models", numbers)
     model.add_argument("--config-files", nargs="+", required=True, metavar="FILE")
     model.add_opts()
 
     numbers = {"--images": (4, "per step"), "--size": (320, pixels), "--repeats": (10, "steps")}
-    train = add("train", benchmark_train, "the time of a training step on random images", numbers)
+    train = add("train", _run_train, "the time of a training step on random images", numbers)
     train.add_config_file(required=True)
 
     numbers = {
@@ -48,42 +48,41 @@ def add_arguments(parser: VerbParser) -> None:
         "--quality": (90, "of their JPEG compression"),
         "--workers": (0, "of a loader that is measured, too"),
     }
-    data = add("data", benchmark_data, "training samples per second, and their parts", numbers)
+    data = add("data", _run_data, "training samples per second, and their parts", numbers)
     data.add_config_file(required=True)
 
     numbers = {"--images": (1_000_000, "of the dataset"), "--workers": (2, "of the loader")}
-    add("memory", benchmark_memory, "the memory of data workers with a large dataset", numbers)
+    add("memory", _run_memory, "the memory of data workers with a large dataset", numbers)
 
     numbers = {"--images": (16, "per batch"), "--boxes": (50, "per image"), "--size": (416, pixels)}
-    add("losses", benchmark_losses, "matching and losses against a plain loop", numbers)
+    add("losses", _run_losses, "matching and losses against a plain loop", numbers)
 
 
 def run(args: argparse.Namespace) -> None:
     print(args.benchmark(args))
 
 
-def benchmark_model(args: argparse.Namespace) -> str:
-    from ..benchmark.model import format_models, measure_models
+def _run_model(args: argparse.Namespace) -> str:
+    from ..benchmark.model import measure_models
     from ..config_files import load_config
 
     cfgs = {Path(file).stem: load_config(file, args.opts) for file in args.config_files}
-    return format_models(measure_models(cfgs, args.height, args.width))
+    return measure_models(cfgs, args.height, args.width)
 
 
-def benchmark_train(args: argparse.Namespace) -> str:
-    from ..benchmark.train import format_train, measure_train
+def _run_train(args: argparse.Namespace) -> str:
+    from ..benchmark.train import measure_train
     from ..config_files import load_config
 
     cfg = load_config(args.config_file, args.opts)
-    times = measure_train(cfg, args.images, args.size, args.repeats)
-    return f"{args.config_file}: {format_train(times)}"
+    return f"{args.config_file}: {measure_train(cfg, args.images, args.size, args.repeats)}"
 
 
-def benchmark_data(args: argparse.Namespace) -> str:
-    from ..benchmark.data import format_data, measure_data
+def _run_data(args: argparse.Namespace) -> str:
+    from ..benchmark.data import measure_data
     from ..config_files import load_config
 
-    times = measure_data(
+    result = measure_data(
         load_config(args.config_file, args.opts),
         size=args.size,
         num_samples=args.samples,
@@ -91,16 +90,16 @@ def benchmark_data(args: argparse.Namespace) -> str:
         quality=args.quality,
         num_workers=args.workers,
     )
-    return f"{args.config_file}: {format_data(times)}"
+    return f"{args.config_file}: {result}"
 
 
-def benchmark_memory(args: argparse.Namespace) -> str:
-    from ..benchmark.memory import format_memory, measure_memory
+def _run_memory(args: argparse.Namespace) -> str:
+    from ..benchmark.memory import measure_memory
 
-    return format_memory(measure_memory(args.images, args.workers))
+    return measure_memory(args.images, args.workers)
 
 
-def benchmark_losses(args: argparse.Namespace) -> str:
-    from ..benchmark.losses import format_losses, measure_losses
+def _run_losses(args: argparse.Namespace) -> str:
+    from ..benchmark.losses import measure_losses
 
-    return format_losses(measure_losses(args.images, args.boxes, args.size))
+    return measure_losses(args.images, args.boxes, args.size)

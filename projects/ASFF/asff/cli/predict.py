@@ -19,7 +19,9 @@ from . import VerbParser, at_least
 
 
 def add_arguments(parser: VerbParser) -> None:
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="image, video, folder or pattern")
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="image, video, folder or pattern"
+    )
     parser.add_argument(
         "--webcam", nargs="?", type=int, const=0, metavar="NUMBER", help="a camera; 0 is the first"
     )
