@@ -8,7 +8,6 @@ shift them.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -51,7 +50,7 @@ class MixupSchedule:
 class SizeSchedule:
     """A size drawn from ``choices`` every ``period`` iterations.
 
-    The first period uses ``first``, and all iterations from ``final_start`` on use ``final``.
+    The first period has the size ``first``, iterations from ``final_start`` on the size ``final``.
     """
 
     choices: Sequence[int]
@@ -68,8 +67,8 @@ class BatchPlan:
         repeat_factors: (images,), how often each image is seen in an epoch; 1 for plain epochs.
         batch_size: of all processes together.
         seed: not negative.
-        groups: (images,), group numbers, or None; all images of a batch are of one group, except in
-            one or two batches per epoch.
+        groups: (images,), group numbers, or None; a batch has images of one group, except one or
+            two batches per epoch.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class BatchPlan:
         self.num_images = len(repeat_factors)
         self.epoch_length = epoch_length(repeat_factors)
         self.repeat_factors = repeat_factors * (self.epoch_length / repeat_factors.sum())
-        self._orders: dict[int, np.ndarray] = {}
+        self._epoch, self._order = -1, np.zeros(0, int)  # the epoch drawn last
 
     def __call__(self, iteration: int) -> list[SampleSpec]:
         """Return the sample specs of a batch; they are the same in every process."""
@@ -114,7 +113,7 @@ class BatchPlan:
     def with_seed(self, seed: int) -> BatchPlan:
         """Return the same plan with another seed."""
         batch_plan = copy.copy(self)
-        batch_plan.seed, batch_plan._orders = seed, {}
+        batch_plan.seed, batch_plan._epoch = seed, -1
         return batch_plan
 
     def size(self, iteration: int) -> int:
@@ -127,18 +126,16 @@ class BatchPlan:
         return int(self._generator(SIZE, period).choice(self.sizes.choices))
 
     def indices(self, iteration: int) -> list[int]:
-        """Return the images of a batch: epochs follow each other without a gap."""
+        """Return the indices of a batch's images; a batch may span epochs."""
         start = iteration * self.batch_size
         positions = [divmod(start + i, self.epoch_length) for i in range(self.batch_size)]
         return [int(self.order(epoch)[position]) for epoch, position in positions]
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the images of an epoch in their order: (epoch_length,)."""
-        if epoch not in self._orders:
-            # A batch larger than the dataset spans several epochs.
-            self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = self._draw_order(epoch)
-        return self._orders[epoch]
+        """Return the indices of an epoch's images in their order: (epoch_length,)."""
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._draw_order(epoch)
+        return self._order
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         generator = self._generator(ORDER, epoch)
@@ -186,15 +183,6 @@ def group_batches(
 def epoch_length(repeat_factors: np.ndarray) -> int:
     """Return the number of images in an epoch, repeats included."""
     return max(round(float(repeat_factors.sum())), 1)
-
-
-def phase_length(epochs: float, iterations: int, *, per_epoch: float) -> int:
-    """Return the iterations of a phase given in epochs and in iterations; the larger one counts.
-
-    Args:
-        per_epoch: iterations per epoch.
-    """
-    return max(math.ceil(epochs * per_epoch), iterations)
 
 
 class BatchPlanSampler(Sampler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +24,6 @@ from .batch_plan import (
     MixupSchedule,
     SizeSchedule,
     epoch_length,
-    phase_length,
 )
 from .datasets import check_num_classes, summarize
 from .image_cache import GIB, ImageCache
@@ -47,44 +47,28 @@ def build_augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     """
     options, augmentations = cfg.INPUT, []
     fill = [round(x) for x in cfg.MODEL.PIXEL_MEAN]
-    if options.COLOR.PROB:
-        color = RandomColor(
-            brightness=options.COLOR.BRIGHTNESS,
-            contrast=options.COLOR.CONTRAST,
-            saturation=options.COLOR.SATURATION,
-            hue=options.COLOR.HUE,
-            image_format=options.FORMAT,
-        )
-        augmentations.append(T.RandomApply(color, options.COLOR.PROB))
-    if options.EXPAND.PROB:
-        expand = RandomExpand(options.EXPAND.MAX_RATIO, fill)
-        augmentations.append(T.RandomApply(expand, options.EXPAND.PROB))
-    if options.AFFINE.PROB:
-        affine = RandomAffine(
-            rotation=options.AFFINE.ROTATION,
-            shear=options.AFFINE.SHEAR,
-            scale=options.AFFINE.SCALE,
-            translation=options.AFFINE.TRANSLATION,
-            fill=fill,
-        )
-        augmentations.append(T.RandomApply(affine, options.AFFINE.PROB))
+    for node, build in (
+        (options.COLOR, partial(RandomColor, image_format=options.FORMAT)),
+        (options.EXPAND, partial(RandomExpand, fill=fill)),
+        (options.AFFINE, partial(RandomAffine, fill=fill)),
+    ):
+        if node.PROB:
+            limits = {key.lower(): value for key, value in node.items() if key != "PROB"}
+            augmentations.append(T.RandomApply(build(**limits), node.PROB))
     if options.CROP.ENABLED and options.CROP.TYPE == "min_iou":
         augmentations.append(RandomMinIoUCrop(options.CROP.MIN_IOUS, options.CROP.MIN_SIZE))
     elif options.CROP.ENABLED:
         augmentations.append(T.RandomCrop(options.CROP.TYPE, options.CROP.SIZE))
     for direction in ("horizontal", "vertical"):
         if direction in options.RANDOM_FLIP:
-            vertical = direction == "vertical"
-            augmentations.append(T.RandomFlip(horizontal=not vertical, vertical=vertical))
+            augmentations.append(T.RandomFlip(**{"horizontal": False, direction: True}))
     return augmentations
 
 
 def build_train_mapper(
     cfg: CfgNode, dataset_dicts: Sequence[dict] = ()
 ) -> SquareMapper | WrappedDatasetMapper:
-    """Build the mapper of training.
-
-    It is called with a dataset dict, that of the partner or None, ``weight`` and ``size``.
+    """Build the mapper of a :class:`TrainingDataset`.
 
     Args:
         dataset_dicts: needed only for DATALOADER.CACHE.
@@ -124,12 +108,12 @@ def build_batch_plan(cfg: CfgNode, dataset_dicts: Sequence[dict], seed: int) -> 
     mixup = _build_mixup(cfg, per_epoch, len(dataset_dicts))
     parts = [f"{len(dataset_dicts)} images, {per_epoch:.1f} iterations per epoch"]
     if cfg.INPUT.SQUARE:
-        text = f"sizes {', '.join(map(str, sizes.choices))}"
+        schedule = f"sizes {', '.join(map(str, sizes.choices))}"
         if len(sizes.choices) > 1:
-            text += f", a new one every {sizes.period} iterations"
+            schedule += f", a new one every {sizes.period} iterations"
         if sizes.final_start < cfg.SOLVER.MAX_ITER:
-            text += f", {sizes.final} from iteration {sizes.final_start} on"
-        parts += [text, f"mixup before iteration {mixup.end}" if mixup.prob else "no mixup"]
+            schedule += f", {sizes.final} from iteration {sizes.final_start} on"
+        parts += [schedule, f"mixup before iteration {mixup.end}" if mixup.prob else "no mixup"]
     logger.info(f"Deterministic batch plan: {'; '.join(parts)}.")
     return BatchPlan(
         factors,
@@ -152,15 +136,15 @@ def _repeat_factors(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> np.ndarray:
 
 def _build_sizes(cfg: CfgNode, per_epoch: float) -> SizeSchedule:
     """Build the size schedule, given the iterations per epoch."""
-    options, end = cfg.INPUT, cfg.SOLVER.MAX_ITER
-    fixed = phase_length(options.FINAL_SIZE_EPOCHS, options.FINAL_SIZE_ITERS, per_epoch=per_epoch)
+    options = cfg.INPUT
+    fixed = max(math.ceil(options.FINAL_SIZE_EPOCHS * per_epoch), options.FINAL_SIZE_ITERS)
     return SizeSchedule(
         options.TRAIN_SIZES,
         options.SIZE_PERIOD,
         # The largest comes first, so that a lack of memory shows at once.
         first=max([*options.TRAIN_SIZES, options.FINAL_SIZE] if fixed else options.TRAIN_SIZES),
         final=options.FINAL_SIZE,
-        final_start=max(end - fixed, 0),
+        final_start=max(cfg.SOLVER.MAX_ITER - fixed, 0),
     )
 
 
@@ -174,7 +158,7 @@ def _build_mixup(cfg: CfgNode, per_epoch: float, num_images: int) -> MixupSchedu
             "(INPUT.MIXUP.MIN_IMAGES)."
         )
         prob = 0.0
-    without = phase_length(options.OFF_EPOCHS, options.OFF_ITERS, per_epoch=per_epoch)
+    without = max(math.ceil(options.OFF_EPOCHS * per_epoch), options.OFF_ITERS)
     return MixupSchedule(prob, options.ALPHA, max(cfg.SOLVER.MAX_ITER - without, 0))
 
 
@@ -186,7 +170,7 @@ def _aspect_groups(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> np.ndarray | 
 
 
 def load_training_dicts(cfg: CfgNode) -> list[dict]:
-    """Load the dataset dicts of ``cfg.DATASETS.TRAIN``, and log what of them cannot be used.
+    """Load the dataset dicts of ``cfg.DATASETS.TRAIN``, and log which annotations are not used.
 
     Raises:
         ValueError: annotations cannot be read, no image is left, or the class counts differ.
@@ -229,7 +213,7 @@ def build_train_loader(
 
     Args:
         dataset_dicts: of ``cfg.DATASETS.TRAIN``, if already loaded.
-        seed: of the batch plan, the same in all processes; by default that of the config.
+        seed: of the batch plan, the same in all processes; by default the config's.
     """
     dataset_dicts = load_training_dicts(cfg) if dataset_dicts is None else dataset_dicts
     batch_plan = build_batch_plan(cfg, dataset_dicts, resolve_seed(cfg) if seed is None else seed)

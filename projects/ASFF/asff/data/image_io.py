@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 from PIL import Image
@@ -21,7 +23,7 @@ class UnreadableImage(ValueError):
         super().__init__(reason.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
-def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
+def read_image(path: str | os.PathLike, image_format: str = "RGB") -> np.ndarray:
     """Read an image upright, as EXIF says; grey, alpha, 16 bits and CMYK become 8-bit colour.
 
     Args:
@@ -50,17 +52,18 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image) if image_format == "RGB" else image
 
 
-def check_size(path: str, image: np.ndarray, dataset_dict: dict) -> None:
-    """Raise an UnreadableImage if a file's size is not that of its dataset dict."""
+def check_size(image: np.ndarray, dataset_dict: dict) -> None:
+    """Raise an UnreadableImage if the size of an image is not that of its dataset dict."""
     height, width = image.shape[:2]
     stated = dataset_dict.get("width", width), dataset_dict.get("height", height)
     if stated != (width, height):
         raise UnreadableImage(
-            f"{path}: is {width}x{height} pixels, but its annotations say {stated[0]}x{stated[1]}"
+            f"{dataset_dict['file_name']}: is {width}x{height} pixels, but its annotations say "
+            f"{stated[0]}x{stated[1]}"
         )
 
 
-def _check_complete(path: str, data: np.ndarray) -> None:
+def _check_complete(path: str | os.PathLike, data: np.ndarray) -> None:
     """Raise an UnreadableImage if a JPEG or PNG file is truncated."""
     end = ENDS.get(data[:2].tobytes())
     if end is None or data[-len(end) :].tobytes() == end:

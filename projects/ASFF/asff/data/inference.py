@@ -26,7 +26,7 @@ def build_reader(cfg: CfgNode) -> Callable[[str | os.PathLike], np.ndarray]:
     names the file and the reason.
     """
     if cfg.INPUT.SQUARE:
-        return lambda path: read_image(os.fspath(path))
+        return read_image
 
     def read(path: str | os.PathLike) -> np.ndarray:
         # Decoders differ in the last bits, and Detectron2's mapper uses Pillow.
@@ -73,7 +73,7 @@ def build_test_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
 
     def map_dict(dataset_dict: dict) -> dict:
         image = read(dataset_dict["file_name"])
-        check_size(dataset_dict["file_name"], image, dataset_dict)
+        check_size(image, dataset_dict)
         kept = {key: value for key, value in dataset_dict.items() if key != "annotations"}
         return {**kept, **map_pixels(image)}
 

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from operator import attrgetter
 
 from detectron2.config import CfgNode
 
-SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
-CACHES = ("", "memory", "disk")
-CROPS = ("min_iou", "relative", "relative_range", "absolute", "absolute_range")
-FLIPS = ("none", "horizontal", "vertical")  # Detectron2's; our mapper can do both
-FORMATS = ("RGB", "BGR")
-PARTS = ("MIXUP", "COLOR", "EXPAND", "AFFINE")
+INFINITY = float("inf")
+# Keys with the smallest and the largest value that each of them, or each item of a list, may have.
+RANGES = {
+    **dict.fromkeys([f"INPUT.{x}.PROB" for x in ("MIXUP", "COLOR", "EXPAND", "AFFINE")], (0, 1)),
+    "INPUT.MIXUP.ALPHA": (1e-6, INFINITY),
+    "INPUT.MIXUP.OFF_EPOCHS": (0, INFINITY),
+    "INPUT.MIXUP.OFF_ITERS": (0, INFINITY),
+    "INPUT.FINAL_SIZE_EPOCHS": (0, INFINITY),
+    "INPUT.FINAL_SIZE_ITERS": (0, INFINITY),
+    "INPUT.SIZE_PERIOD": (1, INFINITY),
+    "INPUT.MIN_BOX_SIDE": (0, INFINITY),
+    "INPUT.MIN_BOX_VISIBLE": (0, 1),
+    "INPUT.COLOR.BRIGHTNESS": (0, 255),
+    "INPUT.COLOR.CONTRAST": (0, 1),
+    "INPUT.COLOR.SATURATION": (0, 1),
+    "INPUT.COLOR.HUE": (0, 180),
+    "INPUT.EXPAND.MAX_RATIO": (1, INFINITY),
+    "INPUT.AFFINE.ROTATION": (0, 45),
+    "INPUT.AFFINE.SHEAR": (0, 45),
+    "INPUT.AFFINE.SCALE": (0, 0.9),
+    "INPUT.AFFINE.TRANSLATION": (0, 0.9),
+    "INPUT.CROP.MIN_IOUS": (0, 1),
+    "INPUT.CROP.MIN_SIZE": (0.01, 1),
+    "DATALOADER.MAX_UNREADABLE": (0, 1),
+    "DATALOADER.CACHE_LIMIT": (0, INFINITY),
+}
+FLIPS = ("none", "horizontal", "vertical")  # Detectron2's mapper
+CHOICES = {
+    "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
+    "DATALOADER.CACHE": ("", "memory", "disk"),
+    "INPUT.CROP.TYPE": ("min_iou", "relative", "relative_range", "absolute", "absolute_range"),
+}
+# Where our mapper (True) or Detectron2's (False), which supports more formats, is used.
+CHOICES_BY_SQUARE = {
+    True: {"INPUT.RANDOM_FLIP": (*FLIPS, "horizontal+vertical"), "INPUT.FORMAT": ("RGB", "BGR")},
+    False: {"INPUT.RANDOM_FLIP": FLIPS},
+}
 
 
 def check_input(cfg: CfgNode) -> None:
@@ -20,35 +52,32 @@ def check_input(cfg: CfgNode) -> None:
     Raises:
         ValueError: naming the key, its value, and the fix.
     """
-    for key, size in _sizes(cfg):
-        if not isinstance(size, int) or size <= 0 or size % 32:
-            below = max(int(size) // 32 * 32, 32) if isinstance(size, (int, float)) else 416
-            raise ValueError(
-                f"INPUT.{key} is {size}, which is not a positive multiple of 32. "
-                f"Use {below} or {below + 32}."
-            )
     if not cfg.INPUT.TRAIN_SIZES:
         raise ValueError("INPUT.TRAIN_SIZES is empty: name at least one size, as in [416].")
-    for key, value, wanted in _ranges(cfg):
-        low, high = wanted
-        if not low <= value <= high:
-            limit = f"from {low:g} to {high:g}" if high < float("inf") else f"at least {low:g}"
-            raise ValueError(f"{key} is {value:g}, but must be {limit}.")
-    for key, value, choices in (
-        ("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS),
-        ("DATALOADER.CACHE", cfg.DATALOADER.CACHE, CACHES),
-        ("INPUT.CROP.TYPE", cfg.INPUT.CROP.TYPE, CROPS),
-        (
-            "INPUT.RANDOM_FLIP",
-            cfg.INPUT.RANDOM_FLIP,
-            (*FLIPS, "horizontal+vertical") if cfg.INPUT.SQUARE else FLIPS,
-        ),
-        # Detectron2's mapper supports others.
-        ("INPUT.FORMAT", cfg.INPUT.FORMAT, FORMATS if cfg.INPUT.SQUARE else (cfg.INPUT.FORMAT,)),
-    ):
+    for key in ("INPUT.TRAIN_SIZES", "INPUT.FINAL_SIZE", "INPUT.TEST_SIZE"):
+        for size in _values(cfg, key):
+            if not isinstance(size, int) or size <= 0 or size % 32:
+                below = max(int(size) // 32 * 32, 32) if isinstance(size, (int, float)) else 416
+                raise ValueError(
+                    f"{key} is {size}, which is not a positive multiple of 32. "
+                    f"Use {below} or {below + 32}."
+                )
+    for key, (low, high) in RANGES.items():
+        for value in _values(cfg, key):
+            if not low <= value <= high:
+                limit = f"from {low:g} to {high:g}" if high < INFINITY else f"at least {low:g}"
+                raise ValueError(f"{key} is {value:g}, but must be {limit}.")
+    for key, choices in (CHOICES | CHOICES_BY_SQUARE[cfg.INPUT.SQUARE]).items():
+        value = attrgetter(key)(cfg)
         if value not in choices:
             raise ValueError(f"{key} is '{value}'. Use {' or '.join(map(repr, choices))}.")
     _check_mapper(cfg)
+
+
+def _values(cfg: CfgNode, key: str) -> Sequence:
+    """Return the items of a list, or a single value as a list."""
+    value = attrgetter(key)(cfg)
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def _check_mapper(cfg: CfgNode) -> None:
@@ -61,7 +90,7 @@ def _check_mapper(cfg: CfgNode) -> None:
                     "INPUT.SQUARE to False."
                 )
         return
-    used = [f"INPUT.{part}.PROB" for part in PARTS if cfg.INPUT[part].PROB]
+    used = [key for key in RANGES if key.endswith(".PROB") and attrgetter(key)(cfg)]
     used += ["INPUT.CROP.TYPE"] * (cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.TYPE == "min_iou")
     used += ["INPUT.RANDOM_INTERPOLATION"] * cfg.INPUT.RANDOM_INTERPOLATION
     used += ["DATALOADER.CACHE"] * bool(cfg.DATALOADER.CACHE)
@@ -70,37 +99,3 @@ def _check_mapper(cfg: CfgNode) -> None:
             f"{used[0]} is set, but has no effect while INPUT.SQUARE is False: Detectron2's own "
             "mapper is used. Set INPUT.SQUARE to True."
         )
-
-
-def _sizes(cfg: CfgNode) -> Iterator[tuple[str, int]]:
-    """Yield the keys of INPUT that hold a side of the square, and their values."""
-    yield from (("TRAIN_SIZES", size) for size in cfg.INPUT.TRAIN_SIZES)
-    yield from ((key, cfg.INPUT[key]) for key in ("FINAL_SIZE", "TEST_SIZE"))
-
-
-def _ranges(cfg: CfgNode) -> Iterator[tuple[str, float, tuple[float, float]]]:
-    """Yield keys, their values, and the smallest and largest value allowed."""
-    share, positive, large = (0, 1), (1e-6, float("inf")), (0, float("inf"))
-    options = cfg.INPUT
-    for part in PARTS:
-        yield f"INPUT.{part}.PROB", options[part].PROB, share
-    yield "INPUT.MIXUP.ALPHA", options.MIXUP.ALPHA, positive
-    for key in ("OFF_EPOCHS", "OFF_ITERS"):
-        yield f"INPUT.MIXUP.{key}", options.MIXUP[key], large
-    for key in ("FINAL_SIZE_EPOCHS", "FINAL_SIZE_ITERS", "MIN_BOX_SIDE"):
-        yield f"INPUT.{key}", options[key], large
-    yield "INPUT.SIZE_PERIOD", options.SIZE_PERIOD, (1, float("inf"))
-    yield "INPUT.MIN_BOX_VISIBLE", options.MIN_BOX_VISIBLE, share
-    for key in ("CONTRAST", "SATURATION"):
-        yield f"INPUT.COLOR.{key}", options.COLOR[key], share
-    yield "INPUT.COLOR.BRIGHTNESS", options.COLOR.BRIGHTNESS, (0, 255)
-    yield "INPUT.COLOR.HUE", options.COLOR.HUE, (0, 180)
-    yield "INPUT.EXPAND.MAX_RATIO", options.EXPAND.MAX_RATIO, (1, float("inf"))
-    for key in ("ROTATION", "SHEAR"):
-        yield f"INPUT.AFFINE.{key}", options.AFFINE[key], (0, 45)
-    for key in ("SCALE", "TRANSLATION"):
-        yield f"INPUT.AFFINE.{key}", options.AFFINE[key], (0, 0.9)
-    yield from (("INPUT.CROP.MIN_IOUS", x, share) for x in options.CROP.MIN_IOUS)
-    yield "INPUT.CROP.MIN_SIZE", options.CROP.MIN_SIZE, (0.01, 1)
-    yield "DATALOADER.MAX_UNREADABLE", cfg.DATALOADER.MAX_UNREADABLE, share
-    yield "DATALOADER.CACHE_LIMIT", cfg.DATALOADER.CACHE_LIMIT, large

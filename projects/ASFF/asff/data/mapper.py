@@ -111,7 +111,7 @@ class SquareMapper:
         Crowds and boxes that have no area inside the image are left out.
         """
         image = self.read(dataset_dict["file_name"])
-        check_size(dataset_dict["file_name"], image, dataset_dict)
+        check_size(image, dataset_dict)
         objects = [x for x in dataset_dict.get("annotations", ()) if not x.get("iscrowd", 0)]
         boxes, valid = clip_boxes(corner_boxes(objects), *image.shape[:2])
         classes = np.array([x["category_id"] for x in objects], np.int64)

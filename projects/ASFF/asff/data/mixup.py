@@ -17,12 +17,8 @@ def mix_images(image: np.ndarray, other: np.ndarray, weight: float) -> np.ndarra
         (max H, max W, 3), uint8. Boxes of both images keep their coordinates.
     """
     height, width = np.maximum(image.shape[:2], other.shape[:2])
-    padded = [_pad(x, height, width) for x in (image, other)]
-    return cv2.addWeighted(padded[0], weight, padded[1], 1 - weight, 0)
-
-
-def _pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    if image.shape[:2] == (height, width):
-        return image
-    bottom, right = height - image.shape[0], width - image.shape[1]
-    return cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=0)
+    first, second = (
+        cv2.copyMakeBorder(x, 0, height - x.shape[0], 0, width - x.shape[1], cv2.BORDER_CONSTANT)
+        for x in (image, other)
+    )
+    return cv2.addWeighted(first, weight, second, 1 - weight, 0)

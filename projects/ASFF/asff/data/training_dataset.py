@@ -34,38 +34,30 @@ class TrainingDataset(Dataset):
         """Map a sample; an unreadable one is replaced by another that its seed determines.
 
         Returns:
-            What the mapper returns, with ``reads``, the number of images that were read or tried,
-            and ``unreadable``, the reasons of those that failed. Only these two keys if ten
-            replacements in a row are unreadable, too.
+            The mapper's dict, with ``reads``, the number of images that were read or tried, and
+            ``unreadable``, the reasons of those that failed. It holds only these two keys if
+            MAX_REPLACEMENTS replacements in a row are unreadable, too.
         """
-        unreadable: list[str] = []
-        reads = 0
-        with seeded(spec.seed):
+        index, partner, mixed = spec.index, spec.partner, spec.partner >= 0
+        reads, unreadable = 0, []
+        with _seeded(spec.seed):
             for _ in range(1 + MAX_REPLACEMENTS):
-                reads += 1 + (spec.partner >= 0)
+                reads += 1 + mixed
+                first, second = self.dataset_dicts[index], None
+                if mixed:
+                    second = self.dataset_dicts[partner]
                 try:
-                    mapped = self._map(spec)
+                    mapped = self.mapper(first, second, weight=spec.weight, size=spec.size)
                 except UnreadableImage as error:
                     unreadable.append(str(error))
-                    spec = self._replace(spec)
+                    index, partner = np.random.randint(len(self), size=2).tolist()
                 else:
                     return {**mapped, "reads": reads, "unreadable": unreadable}
         return {"reads": reads, "unreadable": unreadable}
 
-    def _map(self, spec: SampleSpec) -> dict:
-        partner = self.dataset_dicts[spec.partner] if spec.partner >= 0 else None
-        return self.mapper(
-            self.dataset_dicts[spec.index], partner, weight=spec.weight, size=spec.size
-        )
-
-    def _replace(self, spec: SampleSpec) -> SampleSpec:
-        """Draw another image, and another partner if there is one."""
-        index, partner = np.random.randint(len(self.dataset_dicts), size=2).tolist()
-        return spec._replace(index=index, partner=partner if spec.partner >= 0 else -1)
-
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int) -> Iterator[None]:
     """Seed the global generators that augmentations draw from; restore them afterwards."""
     states = np.random.get_state(), random.getstate()
     np.random.seed(seed)

@@ -35,9 +35,6 @@ class ResizeTransform(Transform):
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords * np.array([self.new_w / self.w, self.new_h / self.h])
 
-    def inverse(self) -> ResizeTransform:
-        return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interpolation)
-
 
 class ExpandTransform(Transform):
     """Pad the image with a colour."""

@@ -38,7 +38,7 @@ def measure_fusion(predictor: Predictor, dataset_dicts: Sequence[dict]) -> Fusio
     statistics = FusionStatistics()
     for dataset_dict in tqdm(dataset_dicts, unit=" images"):
         image = predictor.read(dataset_dict["file_name"])
-        check_size(dataset_dict["file_name"], image, dataset_dict)
+        check_size(image, dataset_dict)
         (view,) = view_fusion(predictor.model, [predictor.map_pixels(image)])
         statistics.add(view, dataset_dict)
     return statistics
