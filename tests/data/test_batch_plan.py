@@ -15,7 +15,6 @@ from asff.data.batch_plan import (
     SizeSchedule,
     epoch_length,
     group_batches,
-    phase_length,
 )
 
 SIZES = tuple(range(320, 609, 32))
@@ -210,11 +209,3 @@ def test_one_image_is_not_mixed():
     specs = make_plan(1, 4)(9)
     assert [(spec.index, spec.partner) for spec in specs] == [(0, -1)] * 4
     assert len({spec.seed for spec in specs}) == 4
-
-
-@pytest.mark.parametrize(
-    ("epochs", "iterations", "expected"), [(0.0, 0, 0), (2.0, 0, 25), (2.0, 30, 30), (0.1, 0, 2)]
-)
-def test_phase_length(epochs, iterations, expected):
-    """100 images in batches of 8: 12.5 iterations per epoch, rounded up."""
-    assert phase_length(epochs, iterations, per_epoch=12.5) == expected

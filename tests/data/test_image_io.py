@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import zlib
@@ -15,7 +14,7 @@ from PIL import Image
 
 from asff.data.image_io import UnreadableImage, check_size, read_image
 
-# How a picture that upright is abc over def lies in a file of each EXIF orientation (CIPA DC-008):
+# How an image that upright is abc over def is stored for each EXIF orientation (CIPA DC-008):
 # 6, for one, says that the first row is the right side and the first column the top.
 STORED = {
     1: ["abc", "def"],
@@ -39,13 +38,13 @@ SIDE = 16  # of a tile: what JPEG blurs stays away from its centre
 
 
 def draw_tiles(rows: list[str]) -> np.ndarray:
-    """Tiles of one colour for each letter; RGB."""
+    """Draw a tile of one colour for each letter; RGB."""
     tiles = np.array([[COLORS[letter] for letter in row] for row in rows], np.uint8)
     return tiles.repeat(SIDE, axis=0).repeat(SIDE, axis=1)
 
 
-def picture(height: int = 40, width: int = 48) -> np.ndarray:
-    """Smooth colours, which JPEG keeps well; RGB."""
+def smooth_image(height: int = 40, width: int = 48) -> np.ndarray:
+    """Draw smooth colours, which JPEG keeps well; RGB."""
     y, x = np.mgrid[:height, :width]
     planes = [255 * x / width, 255 * y / height, 255 * (1 - x / width)]
     return np.stack(planes, axis=-1).astype(np.uint8)
@@ -53,7 +52,7 @@ def picture(height: int = 40, width: int = 48) -> np.ndarray:
 
 @pytest.fixture
 def save(tmp_path):
-    """Writes a Pillow image, and returns its path."""
+    """Write a Pillow image, and return its path."""
 
     def save(image: Image.Image | np.ndarray, name: str, **options) -> str:
         image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
@@ -83,24 +82,24 @@ def test_upright_as_exif_says(save, suffix, orientation):
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
 def test_order_of_channels(save, suffix):
     options = {"lossless": True} if suffix == "webp" else {}
-    path = save(picture(), f"x.{suffix}", **options)
-    np.testing.assert_array_equal(read_image(path), picture())
-    np.testing.assert_array_equal(read_image(path, "BGR"), picture()[..., ::-1])
+    path = save(smooth_image(), f"x.{suffix}", **options)
+    np.testing.assert_array_equal(read_image(path), smooth_image())
+    np.testing.assert_array_equal(read_image(path, "BGR"), smooth_image()[..., ::-1])
     assert read_image(path).flags.c_contiguous and read_image(path).flags.writeable
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
 def test_grey(save, suffix):
     """The same value in all channels."""
-    grey = picture()[..., 0]
+    grey = smooth_image()[..., 0]
     image = read_image(save(grey, f"x.{suffix}", quality=95))
     assert max_difference(image, np.stack([grey] * 3, axis=-1)) <= (2 if suffix == "jpg" else 0)
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "P with a transparent colour"])
-def test_what_is_no_colour_becomes_it(save, mode):
-    """Transparency is left away: what is behind it nobody knows."""
-    image, options = Image.fromarray(picture()), {}
+def test_other_modes_become_colour(save, mode):
+    """The alpha channel is dropped."""
+    image, options = Image.fromarray(smooth_image()), {}
     if mode[0] == "P":
         image = image.quantize(16)
         options = {"transparency": 3} if mode != "P" else {}
@@ -108,7 +107,7 @@ def test_what_is_no_colour_becomes_it(save, mode):
         image = image.convert("1")
     else:
         image = image.convert(mode)
-        image.putalpha(Image.fromarray(picture()[..., 1]))
+        image.putalpha(Image.fromarray(smooth_image()[..., 1]))
     path = save(image, "x.png", **options)
     with Image.open(path) as stored:
         assert stored.mode == mode.split()[0]
@@ -130,120 +129,98 @@ def test_16_bits_are_scaled_to_8(tmp_path, suffix, channels):
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_cmyk(save, suffix):
-    image = Image.fromarray(picture()).convert("CMYK")
+    image = Image.fromarray(smooth_image()).convert("CMYK")
     path = save(image, f"x.{suffix}", quality=95)
     with Image.open(path) as stored:
         assert stored.mode == "CMYK"
         wanted = np.asarray(stored.convert("RGB"))
     assert max_difference(read_image(path), wanted) <= 2
-    assert max_difference(read_image(path), picture()) <= 12  # of JPEG
+    assert max_difference(read_image(path), smooth_image()) <= 12  # of JPEG
 
 
-def complaint(path: str | Path) -> str:
-    """What is wrong with a file; the message begins with its path."""
+def refusal(path: str | Path) -> str:
+    """Return why a file is refused; the message begins with its path."""
     with pytest.raises(UnreadableImage, match=re.escape(f"{path}: ")) as caught:
-        read_image(str(path))
-    assert isinstance(caught.value, ValueError)
+        read_image(path)
     return str(caught.value).removeprefix(f"{path}: ")
 
 
-def test_missing_file(tmp_path):
-    assert complaint(tmp_path / "none.jpg") == "No such file or directory"
-
-
-def test_folder(tmp_path):
-    assert complaint(tmp_path) == "Is a directory"
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_forbidden_file(save):
-    path = save(picture(), "x.png")
-    os.chmod(path, 0)
-    assert complaint(path) == "Permission denied"
-
-
-def test_empty_file(tmp_path):
-    (tmp_path / "x.jpg").touch()
-    assert complaint(tmp_path / "x.jpg") == "the file is empty"
-
-
-@pytest.mark.parametrize("data", [b"<html>404 Not Found</html>", b"\xff", bytes(100)])
-def test_not_an_image(tmp_path, data):
-    (tmp_path / "x.jpg").write_bytes(data)
-    assert complaint(tmp_path / "x.jpg") == "not an image that OpenCV can read"
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (None, "No such file"),
+        (b"", "file is empty"),
+        (b"<html>404 Not Found</html>", "not an image that OpenCV can read"),
+        (b"\xff", "not an image that OpenCV can read"),
+        (bytes(100), "not an image that OpenCV can read"),
+    ],
+)
+def test_files_without_an_image(tmp_path, data, reason):
+    if data is not None:
+        (tmp_path / "x.jpg").write_bytes(data)
+    assert reason in refusal(tmp_path / "x.jpg")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif"])
 def test_truncated_files(save, suffix):
-    """None of them is read as far as it goes, wherever it breaks off."""
-    path = Path(save(draw_tiles(["abc", "def"]), f"x.{suffix}"))
+    """None of them is read in part, wherever it ends."""
+    path = Path(save(smooth_image(200, 200), f"x.{suffix}"))
     data = path.read_bytes()
-    for length in np.linspace(1, len(data) - 1, 20).astype(int):
+    for length in [*np.linspace(1, len(data) - 1, 20).astype(int), len(data) - 200]:
         path.write_bytes(data[:length])
-        assert complaint(path)
+        reason = refusal(path)
+    assert "truncated" in reason or suffix not in ("jpg", "png")
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_truncated_files_are_named_so(save, suffix):
-    path = Path(save(picture(200, 200), f"x.{suffix}"))
-    path.write_bytes(path.read_bytes()[:-200])
-    assert "truncated" in complaint(path)
-
-
-def test_download_that_never_went_on(save):
+def test_unfinished_download(save):
     """The file has its full length, but its second half is zeros."""
-    path = Path(save(picture(200, 200), "x.jpg"))
+    path = Path(save(smooth_image(200, 200), "x.jpg"))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2].ljust(len(data), b"\0"))
-    assert complaint(path)
+    assert refusal(path)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 @pytest.mark.parametrize("rest", [b"\0", b"data of a camera", b"\xff\xd8\xff"])
 def test_bytes_after_the_end_do_not_matter(save, suffix, rest):
-    path = Path(save(picture(), f"x.{suffix}"))
+    path = Path(save(smooth_image(), f"x.{suffix}"))
     before = read_image(str(path))
     path.write_bytes(path.read_bytes() + rest)
     np.testing.assert_array_equal(read_image(str(path)), before)
 
 
-def huge_png(width: int, height: int) -> bytes:
-    """A PNG file of black pixels, of which only the first are there."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + checksum
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(bytes(100)))
-    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
-
-
 def test_more_pixels_than_opencv_allows(tmp_path):
-    """Its limit is 2 ** 30."""
-    (tmp_path / "x.png").write_bytes(huge_png(2**15, 2**15 + 1))
-    assert "CV_IO_MAX_IMAGE_PIXELS" in complaint(tmp_path / "x.png")
+    """The limit of OpenCV is 2 ** 30. The file holds only the first pixels."""
+    size = struct.pack(">IIBBBBB", 2**15, 2**15 + 1, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for chunk in (b"IHDR" + size, b"IDAT" + zlib.compress(bytes(100)), b"IEND"):
+        data += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "x.png").write_bytes(data)
+    assert "CV_IO_MAX_IMAGE_PIXELS" in refusal(tmp_path / "x.png")
 
 
 def test_more_pixels_than_pillow_allows(save, monkeypatch):
-    """It is asked where something follows the end of a file."""
-    path = Path(save(picture(), "x.png"))
+    """Pillow checks files with bytes after their end, and refuses twice its MAX_IMAGE_PIXELS."""
+    path = Path(save(smooth_image(), "x.png"))
     path.write_bytes(path.read_bytes() + b"rest")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)  # it refuses twice as many
-    assert complaint(path).startswith("Image size (1920 pixels) exceeds limit of 1800 pixels")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+    assert "exceeds limit of 1800 pixels" in refusal(path)
 
 
-def test_size_as_stated():
-    image = np.zeros((40, 48, 3), np.uint8)
-    check_size("x.jpg", image, {"height": 40, "width": 48})
-    check_size("x.jpg", image, {})  # nothing is stated
-
-
-@pytest.mark.parametrize("stated", [{"height": 48, "width": 40}, {"height": 48}, {"width": 40}])
-def test_other_size_than_stated(stated):
-    image = np.zeros((40, 48, 3), np.uint8)
-    with pytest.raises(UnreadableImage) as caught:
-        check_size("x.jpg", image, stated)
-    width, height = stated.get("width", 48), stated.get("height", 40)
-    wanted = f"x.jpg: is 48x40 pixels, but its annotations say {width}x{height}"
-    assert str(caught.value) == wanted
+@pytest.mark.parametrize(
+    ("stated", "size"),
+    [
+        ({"height": 40, "width": 48}, None),
+        ({}, None),
+        ({"height": 48, "width": 40}, "40x48"),
+        ({"height": 48}, "48x48"),
+        ({"width": 40}, "40x40"),
+    ],
+)
+def test_size_that_the_annotations_state(stated, size):
+    image, dataset_dict = np.zeros((40, 48, 3), np.uint8), {"file_name": "x.jpg", **stated}
+    if size is None:
+        check_size(image, dataset_dict)
+    else:
+        with pytest.raises(UnreadableImage, match=rf"x\.jpg: is 48x40 pixels, .* say {size}"):
+            check_size(image, dataset_dict)
