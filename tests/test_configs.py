@@ -216,9 +216,7 @@ def test_configs_of_the_package(tmp_path, monkeypatch):
     (tmp_path / "bccd").mkdir()
     (tmp_path / name).write_text("SEED: 7\nVERSION: 2\n")
     assert load_config(name).SEED == 7
-    with pytest.raises(
-        ValueError, match="mobilenet_asff.yaml.*coco/yolov3_mobilenetv2_asff"
-    ):
+    with pytest.raises(ValueError, match="mobilenet_asff.yaml.*coco/yolov3_mobilenetv2_asff"):
         get_config_file("coco/yolov3_mobilenet_asff.yaml")
 
 

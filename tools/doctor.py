@@ -18,44 +18,27 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Packages whose versions are printed, and the distributions that may provide them.
-DISTRIBUTIONS = {
-    "torch": ["torch"],
-    "torchvision": ["torchvision"],
-    "detectron2": ["detectron2", "sal-detectron2"],
-    "numpy": ["numpy"],
-    "pillow": ["pillow"],
-    "opencv": [
-        "opencv-python-headless",
-        "opencv-python",
-        "opencv-contrib-python-headless",
-        "opencv-contrib-python",
-    ],
-    "pycocotools": ["pycocotools"],
-    "fvcore": ["fvcore"],
-    "iopath": ["iopath"],
-    "scikit-learn": ["scikit-learn"],  # for asff fit-anchors
-    "timm": ["timm"],  # for build_timm_backbone
-    "setuptools": ["setuptools"],
-}
+# Distributions whose versions are printed: what is imported, in each of its distributions.
+DISTRIBUTIONS = """torch torchvision detectron2 sal-detectron2 numpy pillow opencv-python-headless
+opencv-python opencv-contrib-python-headless opencv-contrib-python pycocotools fvcore iopath
+scikit-learn timm setuptools""".split()
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A part that must work.
 
     Args:
-        name: what the report calls it.
-        needs: the modules without which it is not tried.
+        name: printed in the report.
+        needs: names of the parts without which it is not tried.
         attempt: tries it, and returns a short description; raises if it does not work.
-        fix: what to do then.
+        fix: advice if it does not.
     """
 
     name: str
@@ -164,13 +147,6 @@ def try_detectron2_model() -> str:
     return "a RetinaNet is built from a config and runs"
 
 
-def try_detectron2_engine() -> str:
-    from detectron2.engine import DefaultTrainer, launch
-    from detectron2.evaluation import COCOEvaluator
-
-    return ", ".join(part.__name__ for part in (DefaultTrainer, launch, COCOEvaluator))
-
-
 def try_workers() -> str:
     from torch.utils.data import DataLoader
 
@@ -246,7 +222,8 @@ PARTS = [
     Part("NMS", ["torch", "torchvision"], try_torch_nms),
     Part("deformable convolution", ["torch", "torchvision"], try_deform_conv),
     Part("Detectron2's models", ["torch", "detectron2"], try_detectron2_model),
-    Part("Detectron2's engine", ["torch", "detectron2"], try_detectron2_engine),
+    Part("Detectron2's engine", ["torch", "detectron2"], try_import("detectron2.engine")),
+    Part("Detectron2's evaluation", ["torch", "detectron2"], try_import("detectron2.evaluation")),
     Part(
         "data workers",
         ["torch"],
@@ -260,36 +237,29 @@ PARTS = [
 
 
 def version_lines() -> Iterator[str]:
-    yield f"{'python':<12} {platform.python_version()}  {sys.executable}"
-    yield f"{'platform':<12} {platform.platform()}"
-    for name, distributions in DISTRIBUTIONS.items():
-        found = [(version, by) for by in distributions if (version := distribution_version(by))]
-        version, by = found[0] if found else ("not found", name)
-        yield f"{name:<12} {version}" + (f"  {by}" if by != name else "")
-
-
-def distribution_version(name: str) -> str | None:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version(name)
-    return None
+    yield f"{'python':<24} {platform.python_version()}  {sys.executable}"
+    yield f"{'platform':<24} {platform.platform()}"
+    for name in DISTRIBUTIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            yield f"{name:<24} {metadata.version(name)}"
 
 
 def device_lines() -> Iterator[str]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield f"{'cpu':<12} {usable} of {os.cpu_count()} cores usable, {memory:.0f} GiB of memory"
+    yield f"{'cpu':<24} {usable} of {os.cpu_count()} cores usable, {memory:.0f} GiB of memory"
     try:
         import torch
     except Exception:
-        yield f"{'cuda':<12} unknown without torch"
+        yield f"{'cuda':<24} unknown without torch"
         return
-    yield f"{'threads':<12} {torch.get_num_threads()} of torch"
+    yield f"{'threads':<24} {torch.get_num_threads()} of torch"
     if not torch.cuda.is_available():
-        yield f"{'cuda':<12} none"
+        yield f"{'cuda':<24} none"
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         yield (
-            f"{f'cuda:{index}':<12} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, "
+            f"{f'cuda:{index}':<24} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, "
             f"compute capability {gpu.major}.{gpu.minor}, CUDA {torch.version.cuda}"
         )
 
@@ -304,10 +274,10 @@ def examine(parts: list[Part]) -> list[Part]:
             continue
         try:
             print(f"  ok    {part.name}: {part.attempt()}")
+        except KeyboardInterrupt:
+            raise
         # SystemExit and the like are faults of the part too, and the other parts still count.
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
             words = str(error).strip().splitlines() or [""]
             print(f"  FAIL  {part.name}: {type(error).__name__}: {words[0]}")
             print(f"        fix: {part.fix}")

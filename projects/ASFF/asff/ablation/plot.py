@@ -15,13 +15,11 @@ def draw_plot(table: dict, file: Path) -> None:
     Args:
         table: see :func:`make_table`.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = table["rows"]
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.5 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(7, 1.2 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.subplots()
     for y, row in enumerate(rows):
         values, mean = row["AP"]["values"], row["AP"]["mean"]
         if mean is None:
@@ -46,4 +44,3 @@ def draw_plot(table: dict, file: Path) -> None:
         unique = dict(zip(labels, handles))
         figure.legend(unique.values(), unique.keys(), loc="outside upper right", ncols=2)
     figure.savefig(file, dpi=120)
-    plt.close(figure)
