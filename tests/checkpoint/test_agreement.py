@@ -101,7 +101,7 @@ def all_losses(
             for instances, weight in zip(gt_instances, (0.6, 0.4)):
                 instances.gt_weights = torch.full((len(instances),), weight)
             gt_instances[0].gt_weights[3:6] = 0.25
-        model.compute_losses = YOLOv3Losses(80, label_smoothing="ls1" in case)
+        model.losses = YOLOv3Losses(80, label_smoothing="ls1" in case)
         losses[case] = model.forward_training(images, features, predictions, gt_instances)
     return losses
 

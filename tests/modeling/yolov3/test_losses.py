@@ -122,20 +122,6 @@ def test_few_and_many_classes(num_classes, smoothing, max_smoothing):
     compare_with_loop(layout, predictions, instances, smoothing, max_smoothing=max_smoothing)
 
 
-def test_classes_unite_without_smoothing_and_are_overwritten_with_it():
-    # Three boxes of 16 x 30 on one anchor, classes 0, 2 and again 2; a fourth elsewhere.
-    boxes = [[26, 18, 42, 48], [27, 18, 43, 48], [27, 19, 43, 49], [2, 18, 18, 48]]
-    gt = GroundTruth.from_instances([make_instances(boxes, [0, 2, 2, 1])])
-    layout = Layout(64, 64)
-    matches = YOLOv3Matcher(make_generator(layout))(constant_predictions(layout), gt)
-    assert matches.positive[0].tolist() == [False, False, True, True]
-    united = YOLOv3Losses(3).class_targets(matches, gt, 3)[0]
-    assert united[2:].tolist() == [[1, 0, 1], [0, 1, 0]]
-    losses = YOLOv3Losses(3, label_smoothing=True, max_smoothing=0.25)
-    smoothed = losses.class_targets(matches, gt, 3)[0]
-    assert smoothed[2:].tolist() == [[0.25, 0.25, 0.75], [0.25, 0.75, 0.25]]
-
-
 def test_one_box_by_hand():
     """A box of 20 x 30 around (26, 34) in 64 x 64 pixels; all logits are 0; weight 1/2.
 

@@ -13,7 +13,7 @@ from ..layers import conv_norm_act, msra_init, scale_channels
 
 
 class _Block(nn.Module):
-    """A residual block: 1x1 convolution to half the channels, 3x3 convolution back."""
+    """Residual block: 1x1 convolution to half the channels, 3x3 convolution back."""
 
     def __init__(self, channels: int, *, norm: str):
         super().__init__()
@@ -35,7 +35,7 @@ class DarkNet(Backbone):
         depths: residual blocks per stage; (1, 2, 8, 8, 4) is DarkNet-53.
         width: multiplier of all channels.
         out_features: names of the stages to return, of ``res1`` to ``res5``.
-        norm: a name of :func:`detectron2.layers.get_norm`.
+        norm: see :func:`conv_norm_act`.
     """
 
     def __init__(

@@ -12,21 +12,18 @@ from torchvision.models import mobilenet_v2
 from ...config import choose
 from ..layers import make_norm, msra_init
 
-# Index in torchvision's `features` of the last layer at strides 8, 16 and 32.
-_LAST_LAYERS = {"res3": 6, "res4": 13, "res5": 18}
+# Stride of each feature, and the index in torchvision's `features` of the last layer there.
 _STRIDES = {"res3": 8, "res4": 16, "res5": 32}
+_LAST_LAYERS = {"res3": 6, "res4": 13, "res5": 18}
 
 
 class MobileNetV2(Backbone):
     """MobileNetV2 up to its last 1x1 convolution, under torchvision's key names.
 
-    Features carry the names of Detectron2's ResNet: ``res3``, ``res4``, ``res5`` at strides 8, 16,
-    32 (with 32, 96, 1280 channels at width 1).
-
     Args:
-        width: multiplier of the channels, as torchvision's ``width_mult``.
-        out_features: names of the features to return.
-        norm: a name of :func:`detectron2.layers.get_norm`.
+        width: multiplier of the channels, which are 32, 96 and 1280 at strides 8, 16 and 32.
+        out_features: names of the features to return, as of Detectron2's ResNet.
+        norm: see :func:`make_norm`.
     """
 
     def __init__(

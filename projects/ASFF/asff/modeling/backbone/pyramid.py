@@ -42,11 +42,10 @@ class YOLOv3Pyramid(Backbone):
         self._out_feature_strides = dict(zip(self._out_features, strides))
         out_channels = neck.out_channels if fusion is None else fusion.out_channels
         self._out_feature_channels = dict(zip(self._out_features, out_channels))
-        self._size_divisibility = max(strides)
 
     @property
     def size_divisibility(self) -> int:
-        return self._size_divisibility
+        return max(self._out_feature_strides.values())
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map images (N, 3, H, W) to ``{"p5": y^1, "p4": y^2, "p3": y^3}``, coarsest first."""
@@ -65,23 +64,23 @@ def build_pyramid(cfg) -> YOLOv3Pyramid:
     """
     builder = choose(dict(BACKBONE_REGISTRY), cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     bottom_up = builder(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
-    available = bottom_up.output_shape()
-    in_features = list(cfg.MODEL.YOLOV3.IN_FEATURES)[::-1]
+    available, options = bottom_up.output_shape(), cfg.MODEL.YOLOV3
+    in_features = list(options.IN_FEATURES)[::-1]
     shapes = [choose(available, name, "MODEL.YOLOV3.IN_FEATURES") for name in in_features]
     strides = [shape.stride for shape in shapes]
     if strides != [32, 16, 8]:
         raise ValueError(
-            f"MODEL.YOLOV3.IN_FEATURES {cfg.MODEL.YOLOV3.IN_FEATURES} have strides "
-            f"{strides[::-1]}; YOLOv3 needs features at strides 8, 16 and 32, in this order."
+            f"MODEL.YOLOV3.IN_FEATURES {options.IN_FEATURES} have strides {strides[::-1]}; YOLOv3 "
+            "needs features at strides 8, 16 and 32, in this order."
         )
     neck = YOLOv3Neck(
         in_shapes=shapes,
-        width=cfg.MODEL.YOLOV3.NECK.WIDTH,
-        spp=cfg.MODEL.YOLOV3.NECK.SPP,
-        widen_finest=cfg.MODEL.YOLOV3.NECK.WIDEN_FINEST,
-        keep_prob=cfg.MODEL.YOLOV3.DROP_BLOCK.KEEP_PROB,
-        norm=cfg.MODEL.YOLOV3.NORM,
-        activation=cfg.MODEL.YOLOV3.ACTIVATION,
+        width=options.NECK.WIDTH,
+        spp=options.NECK.SPP,
+        widen_finest=options.NECK.WIDEN_FINEST,
+        keep_prob=options.DROP_BLOCK.KEEP_PROB,
+        norm=options.NORM,
+        activation=options.ACTIVATION,
     )
     fusion = build_fusion(cfg, in_channels=neck.out_channels, strides=strides)
     return YOLOv3Pyramid(bottom_up=bottom_up, in_features=in_features, neck=neck, fusion=fusion)

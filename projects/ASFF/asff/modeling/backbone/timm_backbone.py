@@ -58,11 +58,11 @@ class TimmBackbone(Backbone):
         self._out_feature_strides = {x: strides[indices[x]] for x in self._out_features}
         self._out_feature_channels = {x: info[indices[x]]["num_chs"] for x in self._out_features}
 
-        options = {"out_indices": [indices[x] for x in self._out_features]}
+        out_indices = [indices[x] for x in self._out_features]
         with torch.device("meta"), torch.enable_grad():
-            self.network = _create_network(name, **options)
+            self.network = _create_network(name, out_indices=out_indices)
             unused = self._unused_parameters(name)
-        self.network = _create_network(name, pretrained=pretrained, **options)
+        self.network = _create_network(name, out_indices=out_indices, pretrained=pretrained)
         for key, parameter in self.network.named_parameters():
             parameter.requires_grad_(key not in unused)
 
@@ -126,35 +126,19 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
 
     Where MODEL.WEIGHTS is set, timm's weights are not downloaded: they would be overwritten.
     """
-    pretrained = cfg.MODEL.TIMM.PRETRAINED and not cfg.MODEL.WEIGHTS
-    backbone = TimmBackbone(
-        name=cfg.MODEL.TIMM.NAME,
-        out_features=cfg.MODEL.TIMM.OUT_FEATURES,
-        pretrained=pretrained,
-    )
+    name, pretrained = cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.PRETRAINED and not cfg.MODEL.WEIGHTS
+    out_features = cfg.MODEL.TIMM.OUT_FEATURES
+    backbone = TimmBackbone(name=name, out_features=out_features, pretrained=pretrained)
     metadata = backbone.network.pretrained_cfg
     if metadata.get("fixed_input_size"):
-        height, width = metadata["input_size"][1:]
-        logger.warning(
-            "'%s' is made for images of %s x %s pixels; it may fail at others.",
-            cfg.MODEL.TIMM.NAME,
-            height,
-            width,
-        )
-    if pretrained:
-        _check_normalization(cfg, metadata)
-    return backbone
-
-
-def _check_normalization(cfg: CfgNode, metadata: dict) -> None:
-    """Warn where the config does not normalise images as in the training of timm's weights."""
+        size = "{1} x {2}".format(*metadata["input_size"])
+        logger.warning(f"'{name}' is made for images of {size} pixels; it may fail at others.")
     mean, std = ([round(255 * x, 3) for x in metadata[key]] for key in ("mean", "std"))
     used = [*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD]
-    if cfg.INPUT.FORMAT != "RGB" or [round(x) for x in used] != [round(x) for x in mean + std]:
+    same = cfg.INPUT.FORMAT == "RGB" and [*map(round, used)] == [*map(round, mean + std)]
+    if pretrained and not same:
         logger.warning(
-            "timm's weights of '%s' were trained with INPUT.FORMAT RGB, MODEL.PIXEL_MEAN %s and "
-            "MODEL.PIXEL_STD %s. The config differs.",
-            cfg.MODEL.TIMM.NAME,
-            mean,
-            std,
+            f"timm's weights of '{name}' were trained with INPUT.FORMAT RGB, MODEL.PIXEL_MEAN "
+            f"{mean} and MODEL.PIXEL_STD {std}. The config differs."
         )
+    return backbone

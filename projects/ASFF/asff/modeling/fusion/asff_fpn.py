@@ -23,11 +23,10 @@ _FUSIONS = {**FUSIONS, "concat": ReducedConcatFusion}
 
 
 class ASFFFPN(FPN):
-    """FPN whose levels are fused in the end.
+    """FPN whose output levels are fused.
 
-    The levels of the top block are computed as in FPN, from unfused features, and stay as they are
-    unless they are fused too. FPN's weights keep their names; those of the fusion begin with
-    ``asff.``.
+    The top block takes unfused features, as in FPN. FPN's weights keep their names; those of the
+    fusion begin with ``asff.``.
 
     Args:
         levels: names of the levels to fuse, as ``p3``; none means all but the top block's.
@@ -36,8 +35,7 @@ class ASFFFPN(FPN):
             rest, so that detectors trained with FPN go on from nearly the same features. Has no
             effect on "sum".
         weight_channels: channels per level from which the spatial weights are computed.
-        fusion_norm: normalisation ahead of the spatial weights, see
-            :func:`detectron2.layers.get_norm`. Resized features are not normalised, or the start
+        fusion_norm: norm ahead of the spatial weights. Resized features have none, or the start
             would not be neutral.
         fpn: arguments of Detectron2's FPN.
 
@@ -94,36 +92,29 @@ class ASFFFPN(FPN):
         return {**features, **dict(zip(self.fused_levels, fused))}
 
 
-def _p6p7_block(cfg: CfgNode, bottom_up: Backbone) -> LastLevelP6P7:
+def _p6p7_block(feature: str, shape: ShapeSpec, out_channels: int) -> LastLevelP6P7:
     """Make two levels from the coarsest feature of the bottom-up, as RetinaNet has them."""
-    feature = cfg.MODEL.FPN.IN_FEATURES[-1]
-    channels = bottom_up.output_shape()[feature].channels
-    return LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=feature)
+    return LastLevelP6P7(shape.channels, out_channels, in_feature=feature)
 
 
-def _pool_block(cfg: CfgNode, bottom_up: Backbone) -> LastLevelMaxPool:
+def _pool_block(feature: str, shape: ShapeSpec, out_channels: int) -> LastLevelMaxPool:
     """Make one level from FPN's coarsest, before it is fused, as Faster R-CNN has it."""
     block = LastLevelMaxPool()
-    stride = bottom_up.output_shape()[cfg.MODEL.FPN.IN_FEATURES[-1]].stride
-    block.in_feature = f"p{stride.bit_length() - 1}"
+    block.in_feature = f"p{shape.stride.bit_length() - 1}"
     return block
 
 
 # MODEL.ASFF_FPN.TOP_BLOCK
-_TOP_BLOCKS = {"p6p7": _p6p7_block, "pool": _pool_block, "none": lambda cfg, bottom_up: None}
+_TOP_BLOCKS = {"p6p7": _p6p7_block, "pool": _pool_block, "none": lambda *coarsest: None}
 
 
 def _build_asff_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: str) -> ASFFFPN:
-    """Put an ASFF-FPN behind a bottom-up, by ``cfg.MODEL.FPN`` and ``cfg.MODEL.ASFF_FPN``.
-
-    Args:
-        top_block: "p6p7", "pool" or "none".
-
-    Raises:
-        ValueError: FPN cannot be built from ``MODEL.FPN.IN_FEATURES``, or see :class:`ASFFFPN`.
-    """
+    """Put an ASFF-FPN behind a bottom-up, by ``cfg.MODEL.FPN`` and ``cfg.MODEL.ASFF_FPN``."""
     options = _asff_fpn_options(cfg)
     _check_in_features(cfg.MODEL.FPN.IN_FEATURES, bottom_up)
+    build_top_block = choose(_TOP_BLOCKS, top_block, "MODEL.ASFF_FPN.TOP_BLOCK")
+    coarsest = cfg.MODEL.FPN.IN_FEATURES[-1]
+    shape = bottom_up.output_shape()[coarsest]
     return ASFFFPN(
         levels=options.LEVELS,
         fusion=options.FUSION,
@@ -134,7 +125,7 @@ def _build_asff_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: str) -> ASFFFP
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=choose(_TOP_BLOCKS, top_block, "MODEL.ASFF_FPN.TOP_BLOCK")(cfg, bottom_up),
+        top_block=build_top_block(coarsest, shape, cfg.MODEL.FPN.OUT_CHANNELS),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
 

@@ -17,8 +17,6 @@ from ..layers import conv_norm_act
 class FusionOperation(nn.Module):
     """Map L resized features (N, C, H, W) to the fused feature y^l of one level l.
 
-    Subclasses are called as ``operation(channels, num_levels)`` and implement ``forward``.
-
     Args:
         channels: C, channels of every resized feature.
         num_levels: L.
@@ -32,13 +30,13 @@ class FusionOperation(nn.Module):
         self.out_channels = channels
 
     def init_spatial_weights(self, level: int, self_weight: float) -> None:
-        """Begin as a weighted sum with one weight for a level; the other levels share the rest.
+        """Begin as a weighted sum: ``self_weight`` of level l, equal shares of the rest of others.
 
         Operations without weights stay as they are.
 
         Args:
             level: index of level l.
-            self_weight: of that level, in (0, 1).
+            self_weight: in (0, 1).
         """
 
 
@@ -75,7 +73,6 @@ class AdaptiveFusion(FusionOperation):
         self.logits.bias[level] = math.log(self_weight * others / (1 - self_weight))
 
     def forward(self, resized: Sequence[Tensor]) -> Tensor:
-        """Fuse L features (N, C, H, W) into one."""
         compressed = [conv(x) for conv, x in zip(self.compress, resized)]
         weights = self.softmax(self.logits(torch.cat(compressed, dim=1)).float())
         # Levels may differ in dtype: under autocast some norms give float32.
@@ -86,19 +83,17 @@ class SumFusion(FusionOperation):
     """The sum of the resized features (paper Table 3, "sum")."""
 
     def forward(self, resized: Sequence[Tensor]) -> Tensor:
-        """Fuse L features (N, C, H, W) into one."""
         return sum(resized)
 
 
 class ConcatFusion(FusionOperation):
-    """The resized features, concatenated (paper Table 3, "concat")."""
+    """The resized features, concatenated to (N, L C, H, W) (paper Table 3, "concat")."""
 
     def __init__(self, channels: int, num_levels: int):
         super().__init__(channels, num_levels)
         self.out_channels = num_levels * channels
 
     def forward(self, resized: Sequence[Tensor]) -> Tensor:
-        """Fuse L features (N, C, H, W) into one, (N, L C, H, W)."""
         return torch.cat(list(resized), dim=1)
 
 
@@ -118,5 +113,4 @@ class ReducedConcatFusion(FusionOperation):
         self.reduce.weight.copy_(kernel[:, :, None, None])
 
     def forward(self, resized: Sequence[Tensor]) -> Tensor:
-        """Fuse L features (N, C, H, W) into one."""
         return self.reduce(torch.cat(list(resized), dim=1))

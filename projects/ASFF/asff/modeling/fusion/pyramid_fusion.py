@@ -1,4 +1,4 @@
-"""Fusion of a pyramid: every level gets what an operation makes of all levels (paper 3.2).
+"""Fusion of a pyramid: an operation fuses all levels, resized, at each of them (paper 3.2).
 
 Shape letters: N images, C channels, H and W of a level.
 """
@@ -89,7 +89,7 @@ class PyramidFusion(nn.Module):
         msra_init(self, activation)
 
     def init_spatial_weights(self, self_weight: float) -> None:
-        """Let every level begin with this weight for itself; see :class:`FusionOperation`."""
+        """Let every level begin with this self weight; see :class:`FusionOperation`."""
         for level, fuse in enumerate(self.fuse):
             fuse.init_spatial_weights(level, self_weight)
 
@@ -117,7 +117,7 @@ class PyramidFusion(nn.Module):
         return fused
 
 
-# MODEL.YOLOV3.FUSION.NAME: the rows of the paper's Table 3.
+# MODEL.YOLOV3.FUSION.NAME (paper Table 3).
 FUSIONS = {"none": None, "sum": SumFusion, "concat": ConcatFusion, "asff": AdaptiveFusion}
 
 
@@ -127,8 +127,8 @@ def choose_operation(
     """Return the operation of a table as :class:`PyramidFusion` takes it; None for "none".
 
     Args:
-        key: of the config that has the name.
-        options: further arguments of adaptive operations, see :class:`AdaptiveFusion`.
+        key: config key that the name is from.
+        options: further arguments of :class:`AdaptiveFusion`.
     """
     operation = choose(fusions, name, key)
     if operation is not None and issubclass(operation, AdaptiveFusion):
@@ -137,11 +137,7 @@ def choose_operation(
 
 
 def build_fusion(cfg, *, in_channels: Sequence[int], strides: Sequence[int]) -> nn.Module | None:
-    """Build the fusion that ``cfg.MODEL.YOLOV3.FUSION`` names; None for "none".
-
-    Raises:
-        ValueError: the name is not known, or INIT_SELF_WEIGHT is out of range.
-    """
+    """Build the fusion that ``cfg.MODEL.YOLOV3.FUSION`` names; None for "none"."""
     options, key = cfg.MODEL.YOLOV3.FUSION, "MODEL.YOLOV3.FUSION"
     style = {"norm": cfg.MODEL.YOLOV3.NORM, "activation": cfg.MODEL.YOLOV3.ACTIVATION}
     operation = choose_operation(
@@ -157,7 +153,7 @@ def build_fusion(cfg, *, in_channels: Sequence[int], strides: Sequence[int]) -> 
 
 
 def check_self_weight(self_weight: float, key: str) -> None:
-    """Raise a ValueError unless a level's self weight leaves something to the other levels."""
+    """Raise a ValueError unless a self weight is between 0 and 1."""
     if not 0 < self_weight < 1:
         raise ValueError(
             f"{key} is {self_weight}: the weight of a level for itself at the start must be "

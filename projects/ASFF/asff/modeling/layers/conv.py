@@ -48,7 +48,7 @@ def conv_norm_act(
     """Build a convolution that pads to keep the size (up to its stride), norm and activation.
 
     Args:
-        norm: a name of :func:`detectron2.layers.get_norm`; ``""`` means none, and a bias instead.
+        norm: see :func:`make_norm`; ``""`` means none, and a bias instead.
         activation: "leaky_relu", "relu6" or "relu"; ``""`` means none.
     """
     activate = choose(_ACTIVATIONS, activation, "MODEL.YOLOV3.ACTIVATION") if activation else None

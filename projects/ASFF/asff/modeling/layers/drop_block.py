@@ -12,9 +12,6 @@ from torch import Tensor, nn
 class DropBlock(nn.Module):
     """Set square blocks of a feature to zero in training; evaluation leaves it as it is.
 
-    The random numbers come from torch's generator of the feature's device, which the training step
-    seeds, so that a resumed run repeats them.
-
     Args:
         keep_prob: share of values to keep, on average; 1 switches it off.
 

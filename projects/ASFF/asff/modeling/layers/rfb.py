@@ -37,7 +37,7 @@ class ReceptiveFieldBlock(nn.Module):
             self.branches.append(nn.Sequential(*layers))
 
     def init_weights(self) -> None:
-        """Draw weights as for layers that no activation follows."""
+        """Initialise as for layers that no activation follows."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")

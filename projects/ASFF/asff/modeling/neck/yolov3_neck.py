@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -28,30 +27,24 @@ class SpatialPyramidPooling(nn.Module):
 
 
 def _conv_set(
-    in_channels: int, channels: int, *, spp: bool, drop_after: str, keep_prob: float, **style: str
+    in_channels: int, channels: int, *, spp: bool, coarsest: bool, keep_prob: float, **style: str
 ) -> nn.Sequential:
-    """Build five convolutions, 1x1 and 3x3 in turn; with ``spp``, pooling after the third.
-
-    Args:
-        drop_after: the layer that DropBlock follows.
-        keep_prob: share of values that DropBlock keeps; 1 leaves it out.
-    """
-    layers = OrderedDict(
-        conv1=conv_norm_act(in_channels, channels, 1, **style),
-        conv2=conv_norm_act(channels, 2 * channels, 3, **style),
-        conv3=conv_norm_act(2 * channels, channels, 1, **style),
-    )
-    if spp:
-        layers["spp"] = SpatialPyramidPooling()
-        layers["spp_conv"] = conv_norm_act(4 * channels, channels, 1, **style)
-    layers["conv4"] = conv_norm_act(channels, 2 * channels, 3, **style)
-    layers["conv5"] = conv_norm_act(2 * channels, channels, 1, **style)
-    modules = nn.Sequential()
-    for name, layer in layers.items():
-        modules.add_module(name, layer)
-        if keep_prob < 1 and name == drop_after:
-            modules.add_module("drop_block", DropBlock(keep_prob))
-    return modules
+    """Build five convolutions, 1x1 and 3x3 in turn; with ``spp``, pooling after the third."""
+    layers = nn.Sequential()
+    layers.conv1 = conv_norm_act(in_channels, channels, 1, **style)
+    layers.conv2 = conv_norm_act(channels, 2 * channels, 3, **style)
+    # DropBlock comes where the authors' code has it.
+    if keep_prob < 1 and not coarsest:
+        layers.drop_block = DropBlock(keep_prob)
+    layers.conv3 = conv_norm_act(2 * channels, channels, 1, **style)
+    if spp and coarsest:
+        layers.spp = SpatialPyramidPooling()
+        layers.spp_conv = conv_norm_act(4 * channels, channels, 1, **style)
+    layers.conv4 = conv_norm_act(channels, 2 * channels, 3, **style)
+    if keep_prob < 1 and coarsest:
+        layers.drop_block = DropBlock(keep_prob)
+    layers.conv5 = conv_norm_act(2 * channels, channels, 1, **style)
+    return layers
 
 
 class YOLOv3Neck(nn.Module):
@@ -88,18 +81,8 @@ class YOLOv3Neck(nn.Module):
             if level > 0:
                 self.laterals.append(conv_norm_act(self.out_channels[-1], channels, 1, **style))
                 in_channels += channels
-            coarsest = level == 0
-            self.conv_sets.append(
-                _conv_set(
-                    in_channels,
-                    channels,
-                    spp=spp and coarsest,
-                    # As in the authors' code.
-                    drop_after="conv4" if coarsest else "conv2",
-                    keep_prob=keep_prob,
-                    **style,
-                )
-            )
+            options = {"spp": spp, "coarsest": level == 0, "keep_prob": keep_prob, **style}
+            self.conv_sets.append(_conv_set(in_channels, channels, **options))
             self.out_channels.append(channels)
         self.widen = None
         if widen_finest:

@@ -1,4 +1,4 @@
-"""Anchors near ground truth of an adjacent level that are not background (paper 4.1, Table 2).
+"""Ignored anchors near ground truth of an adjacent level (paper 4.1, Table 2).
 
 Shape letters: N images, M ground-truth boxes of the fullest image, R all anchors of an image, H and
 W of a level.
@@ -14,19 +14,16 @@ from .anchor_generator import AnchorGrid, YOLOv3AnchorGenerator, location_index
 
 
 class AdjacentIgnore:
-    """Find the anchors without objectness loss because an object of an adjacent level is there.
+    """Find anchors without objectness loss: those near objects of an adjacent level.
 
-    An object is positive at one level alone, while the same place is background at the one or two
-    adjacent levels: gradients that contradict each other. Ignoring that place there avoids them.
+    An object is positive at one level, but background at the same position of adjacent levels.
+    Ignoring it there avoids gradients that contradict each other.
 
     Args:
         anchor_generator: that of the head.
         scale: epsilon_ignore of the paper, in (0, 1]: ignored are the locations whose centres lie
             in the ground-truth box, its sides scaled by this. None: the location that holds the
             centre of the box.
-
-    Raises:
-        ValueError: ``scale`` is out of range.
     """
 
     def __init__(self, anchor_generator: YOLOv3AnchorGenerator, *, scale: float | None):
@@ -68,15 +65,10 @@ class AdjacentIgnore:
         return torch.cat(ignored, dim=1)
 
     def _covered(self, centers: Tensor, sizes: Tensor, stride: int, length: int) -> Tensor:
-        """Mark the locations of a level that boxes cover along one axis.
+        """Mark which of ``length`` locations boxes cover along one axis: (N, M, length), bool.
 
         Args:
             centers, sizes: (N, M), of the boxes, in pixels.
-            stride: pixels per location.
-            length: locations along the axis.
-
-        Returns:
-            (N, M, length), bool.
         """
         locations = torch.arange(length, device=centers.device)
         if self.scale is None:
@@ -86,11 +78,7 @@ class AdjacentIgnore:
 
 
 def build_adjacent_ignore(cfg, anchor_generator: YOLOv3AnchorGenerator) -> AdjacentIgnore | None:
-    """Build what ``cfg.MODEL.YOLOV3.IGNORE_ADJACENT`` names; None for "none".
-
-    Raises:
-        ValueError: the name is not known, or the scale is out of range.
-    """
+    """Build what ``cfg.MODEL.YOLOV3.IGNORE_ADJACENT`` names; None for "none"."""
     options = cfg.MODEL.YOLOV3
     scales = {"none": None, "center": None, "box": options.IGNORE_ADJACENT_SCALE}
     scale = choose(scales, options.IGNORE_ADJACENT, "MODEL.YOLOV3.IGNORE_ADJACENT")

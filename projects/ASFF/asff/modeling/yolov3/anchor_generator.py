@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass
 class AnchorGrid:
-    """The anchors of an image before any prediction: they follow from its size alone.
+    """The base anchors of an image, which follow from its size.
 
     Attributes:
         sizes: (R, 2), width and height of the base anchors in pixels.

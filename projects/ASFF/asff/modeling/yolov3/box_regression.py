@@ -1,4 +1,4 @@
-"""Between YOLOv3's box logits and boxes (cx, cy, w, h) in input pixels: a pair of inverses.
+"""YOLOv3's box logits and boxes (cx, cy, w, h) in input pixels, and IoUs of boxes.
 
 All arguments broadcast over their leading dimensions.
 """

@@ -73,7 +73,7 @@ class YOLOv3(DenseDetector):
             pixel_std=pixel_std,
         )
         self.matcher = matcher
-        self.compute_losses = losses
+        self.losses = losses
         self.score_thresh = score_thresh
         self.topk_candidates = topk_candidates
         self.nms_thresh = nms_thresh
@@ -159,25 +159,14 @@ class YOLOv3(DenseDetector):
         """Match ground truth to anchors; no gradient passes."""
         return self.matcher(predictions, gt)
 
-    def losses(
-        self, predictions: DensePredictions, matches: Matches, gt: GroundTruth, image_area: float
-    ) -> dict[str, Tensor]:
-        """Compute the ``loss_*`` terms, to be summed; see :class:`YOLOv3Losses`."""
-        return self.compute_losses(predictions, matches, gt, image_area)
-
     def forward_dense(self, images: Tensor) -> Tensor:
         """Predict all boxes of a batch, before any threshold.
 
         Args:
-            images: (N, 3, H, W), normalised; H and W divisible by 32.
+            images: (N, 3, H, W), normalised; H and W divisible by 32, else a ValueError.
 
         Returns:
-            (N, R, 5 + K): cx, cy, w, h in input pixels, objectness and class probabilities. Anchors
-            are ordered by stride (32, 16, 8), then by anchor of a location (the anchor-free one
-            last), then by y, then by x.
-
-        Raises:
-            ValueError: H or W is not divisible by 32.
+            (N, R, 5 + K): cx, cy, w, h in input pixels, objectness and class probabilities.
         """
         height, width = images.shape[-2:]
         divisor = self.backbone.size_divisibility

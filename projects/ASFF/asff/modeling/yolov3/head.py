@@ -54,8 +54,7 @@ class YOLOv3HeadLevel(nn.Module):
         in_channels, channels: of the level's feature, and of the 3x3 convolution that widens it.
         num_anchors: A.
         guided_anchoring: predict the anchors' shapes.
-        feature_adaption: adapt the feature to the shapes; needs ``guided_anchoring``.
-        rfb: widen the receptive field before; needs ``feature_adaption``.
+        feature_adaption, rfb: see :class:`FeatureAdaption`.
     """
 
     def __init__(

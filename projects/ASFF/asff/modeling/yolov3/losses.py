@@ -57,7 +57,12 @@ class YOLOv3Losses:
         weights = gt.weights if self.weight_all_losses else torch.ones_like(gt.weights)
         positive_weights = matches.positive * weights
         losses = {
-            "loss_obj": self._objectness_loss(predictions, matches),
+            "loss_obj": F.binary_cross_entropy_with_logits(
+                predictions.obj_logits,
+                matches.obj_targets,
+                weight=matches.obj_weights,
+                reduction="sum",
+            ),
             "loss_cls": self._class_loss(predictions, matches, gt, positive_weights),
             **self._box_losses(predictions, matches, gt, positive_weights, image_area),
         }
@@ -65,23 +70,15 @@ class YOLOv3Losses:
             losses["loss_shape"] = self._shape_loss(predictions, matches, gt, weights)
         return {name: loss / num_images for name, loss in losses.items()}
 
-    def _objectness_loss(self, predictions: DensePredictions, matches: Matches) -> Tensor:
-        return F.binary_cross_entropy_with_logits(
-            predictions.obj_logits,
-            matches.obj_targets,
-            weight=matches.obj_weights,
-            reduction="sum",
-        )
-
     def _class_loss(
         self, predictions: DensePredictions, matches: Matches, gt: GroundTruth, weights: Tensor
     ) -> Tensor:
         logits = gather_anchors(predictions.cls_logits, matches.anchor_idx)
-        targets = self.class_targets(matches, gt, logits.shape[-1])
+        targets = self._class_targets(matches, gt, logits.shape[-1])
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return (loss.sum(dim=-1) * weights).sum()
 
-    def class_targets(self, matches: Matches, gt: GroundTruth, num_classes: int) -> Tensor:
+    def _class_targets(self, matches: Matches, gt: GroundTruth, num_classes: int) -> Tensor:
         """Return class targets (N, M, K).
 
         The classes of boxes on the same anchor unite; with smoothing, those of the last box count.

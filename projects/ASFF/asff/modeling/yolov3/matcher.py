@@ -54,8 +54,7 @@ class YOLOv3Matcher:
         anchor_generator: that of the head.
         ignore_thresh: anchors whose decoded box overlaps any ground truth by more IoU than this
             have no objectness loss, unless they are positive.
-        adjacent_ignore: finds further anchors, at the levels adjacent to a box's, that have none
-            unless they are positive; None: there are no such.
+        adjacent_ignore: finds further such anchors, at adjacent levels.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class YOLOv3Matcher:
 
     @torch.no_grad()
     def __call__(self, predictions: DensePredictions, gt: GroundTruth) -> Matches:
-        """Match N images at once; neither loops over boxes nor waits for the device."""
+        """Match N images at once, without loops over boxes or synchronisation with the device."""
         preset_iou, presets = self._best_presets(gt.boxes)
         preset_idx, free_idx = self._place(presets, predictions.grid, gt.boxes)
         anchor_idx, shape_anchor_idx = preset_idx, preset_idx[..., None]
@@ -140,7 +139,7 @@ class YOLOv3Matcher:
         )
         if self.adjacent_ignore is not None:
             ignored |= self.adjacent_ignore(predictions.grid, gt.boxes, gt.valid, anchor_idx)
-        # What is not positive is written behind the last anchor.
+        # Boxes that are not positive write to one more anchor, which is cut off.
         num_images, num_anchors = ignored.shape
         anchor_idx = torch.where(positive, anchor_idx, num_anchors)
         targets = gt.weights.new_zeros(num_images, num_anchors + 1)
@@ -175,21 +174,17 @@ def _overlaps_any(boxes: Tensor, gt_boxes: Tensor, valid: Tensor, thresh: float)
     Returns:
         (N, R), bool.
     """
+    # IoU > t is inter > t / (1 + t) (area + gt area): no division, few passes over the pairs.
+    scale = thresh / (1 + thresh)
+    u1, v1, u2, v2 = (c[:, :, None] for c in gt_boxes.unbind(dim=-1))
+    gt_area = ((u2 - u1) * (v2 - v1) * scale).masked_fill(~valid[:, :, None], torch.inf)
     # In blocks of anchors: on a CPU the pairs then stay in its cache (five times as fast), on a GPU
     # a crowded batch does not fill the memory.
     pairs = 2**20 if boxes.device.type == "cpu" else 2**26
-    blocks = boxes.split(max(pairs // max(valid.numel(), 1), 1), dim=1)
-    return torch.cat([_block_overlaps_any(x, gt_boxes, valid, thresh) for x in blocks], dim=1)
-
-
-def _block_overlaps_any(boxes: Tensor, gt_boxes: Tensor, valid: Tensor, thresh: float) -> Tensor:
-    """Compute :func:`_overlaps_any` with all N M R pairs in memory at once."""
-    # IoU > t is inter > t / (1 + t) (area + gt area): no division, few passes over the pairs.
-    x1, y1, x2, y2 = (c.contiguous()[:, None, :] for c in boxes.unbind(dim=-1))
-    u1, v1, u2, v2 = (c[:, :, None] for c in gt_boxes.unbind(dim=-1))
-    inter = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
-    inter.mul_(torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0))
-    scale = thresh / (1 + thresh)
-    area, gt_area = (x2 - x1) * (y2 - y1) * scale, (u2 - u1) * (v2 - v1) * scale
-    gt_area = gt_area.masked_fill(~valid[:, :, None], torch.inf)
-    return (inter > area + gt_area).any(dim=1)
+    overlaps = []
+    for block in boxes.split(max(pairs // max(valid.numel(), 1), 1), dim=1):
+        x1, y1, x2, y2 = (c.contiguous()[:, None, :] for c in block.unbind(dim=-1))
+        inter = torch.minimum(x2, u2).sub_(torch.maximum(x1, u1)).clamp_(min=0)
+        inter.mul_(torch.minimum(y2, v2).sub_(torch.maximum(y1, v1)).clamp_(min=0))
+        overlaps.append((inter > (x2 - x1) * (y2 - y1) * scale + gt_area).any(dim=1))
+    return torch.cat(overlaps, dim=1)

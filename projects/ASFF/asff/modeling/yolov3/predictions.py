@@ -55,7 +55,7 @@ class DensePredictions:
         )
 
     def decode(self) -> Tensor:
-        """Decode to (N, R, 5 + K): boxes as of :meth:`boxes`, objectness, class probabilities."""
+        """Decode to (N, R, 5 + K): boxes (see :meth:`boxes`), objectness, class probabilities."""
         objectness = self.obj_logits.sigmoid()[..., None]
         return torch.cat([self.boxes(), objectness, self.cls_logits.sigmoid()], dim=-1)
 
