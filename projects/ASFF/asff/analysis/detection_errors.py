@@ -8,8 +8,6 @@ Shape letters: D detections, M ground-truth objects, K classes; of an image or o
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
@@ -21,6 +19,13 @@ BACKGROUND_IOU = 0.1  # a box below this IoU does not mean the object
 
 # Kinds of detections. COCO ignores a detection on a crowd: it is neither correct nor a mistake.
 IGNORED, CORRECT, DUPLICATE, CLASSIFICATION, LOCALIZATION, BACKGROUND = range(6)
+# The mistakes among them. The other mistake is "missed": an object that is not covered.
+MISTAKES = {
+    CLASSIFICATION: "classification",
+    LOCALIZATION: "localization",
+    DUPLICATE: "duplicate",
+    BACKGROUND: "background",
+}
 
 DETECTION = np.dtype(
     [
@@ -61,24 +66,18 @@ def match_detections(evaluator: COCOeval) -> tuple[np.ndarray, np.ndarray]:
         (D,) of :data:`DETECTION` and (M,) of :data:`GROUND_TRUTH`.
     """
     params = evaluator.params
-    results_by_image = defaultdict(list)
-    num_images = len(params.imgIds)
-    for category in range(len(params.catIds)):
-        # The first area range of each category contains all objects.
-        start = category * len(params.areaRng) * num_images
-        for image, result in enumerate(evaluator.evalImgs[start : start + num_images]):
-            if result is not None:
-                results_by_image[image].append(result)
-    parts = [
-        _match_image(evaluator, image, results)
-        for image, results in sorted(results_by_image.items())
-    ]
-    detections, objects = zip(*parts) if parts else ((), ())
+    # By class, area range (the first contains all objects) and image.
+    shape = len(params.catIds), len(params.areaRng), len(params.imgIds)
+    results = np.array(evaluator.evalImgs, object).reshape(shape)[:, 0]
     # The empty arrays give the dtype if there are no images.
-    return (
-        np.concatenate([np.empty(0, DETECTION), *detections]),
-        np.concatenate([np.empty(0, GROUND_TRUTH), *objects]),
-    )
+    detections, objects = [np.empty(0, DETECTION)], [np.empty(0, GROUND_TRUTH)]
+    for image in range(len(params.imgIds)):
+        found = [result for result in results[:, image] if result is not None]
+        if found:
+            matched = _match_image(evaluator, image, found)
+            detections.append(matched[0])
+            objects.append(matched[1])
+    return np.concatenate(detections), np.concatenate(objects)
 
 
 def _match_image(

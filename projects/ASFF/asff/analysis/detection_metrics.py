@@ -20,43 +20,21 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data.boxes import COCO_SIZES
-from .detection_errors import (
-    BACKGROUND,
-    CLASSIFICATION,
-    CORRECT,
-    DUPLICATE,
-    IGNORED,
-    LOCALIZATION,
-    match_detections,
-)
+from .detection_errors import CORRECT, IGNORED, MISTAKES, match_detections
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first numbers of COCOeval
 SCORES = tuple(i / 20 for i in range(1, 20))  # thresholds offered by the report
 CURVE_IOUS = (0.5, 0.75, 0.9)
 
-# Kinds of false detections. The sixth kind of mistake is "missed": an object that is not covered.
-MISTAKES = {
-    "classification": CLASSIFICATION,
-    "localization": LOCALIZATION,
-    "duplicate": DUPLICATE,
-    "background": BACKGROUND,
-}
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Detections of a dataset, compared with its ground truth.
+    """Detections of a dataset, compared with its ground truth."""
 
-    Attributes:
-        evaluator: after ``summarize()``.
-        detections, objects: tables of detection_errors.py.
-        class_names: in the order of the labels.
-    """
-
-    evaluator: COCOeval
-    detections: np.ndarray
-    objects: np.ndarray
-    class_names: list[str]
+    evaluator: COCOeval  # after summarize()
+    detections: np.ndarray  # (D,) of detection_errors.DETECTION
+    objects: np.ndarray  # (M,) of detection_errors.GROUND_TRUTH
+    class_names: list[str]  # in the order of the labels
 
 
 def evaluate(ground_truth: COCO, results: Sequence[dict]) -> Evaluation:
@@ -165,7 +143,7 @@ def count_at(evaluation: Evaluation, score: float) -> dict[str, Any]:
     np.add.at(confusion, (unmatched["label"], num_classes), 1)
 
     kinds = {"missed": missed_objects(evaluation, score)}
-    kinds.update({name: shown[shown["kind"] == kind] for name, kind in MISTAKES.items()})
+    kinds.update({name: shown[shown["kind"] == kind] for kind, name in MISTAKES.items()})
     mistakes = {}
     for name, table in kinds.items():
         counts = np.zeros((len(COCO_SIZES), num_classes), int)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,20 +19,6 @@ from .fusion_maps import FusionView, LevelMaps
 REGIONS = (*COCO_SIZES, "background", "everywhere")
 # A level counts as never used if its mean weight is lower in every region of every level.
 NEVER_USED = 0.01
-
-
-class _Means(NamedTuple):
-    """Means of a level in one region.
-
-    Attributes:
-        weights: L weights of the source levels.
-        shares: L shares, see :class:`LevelMaps`.
-        entropy: of the weights, from 0 to 1.
-    """
-
-    weights: list[float]
-    shares: list[float]
-    entropy: float
 
 
 class FusionStatistics:
@@ -53,12 +39,7 @@ class FusionStatistics:
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def add(self, view: FusionView, dataset_dict: dict) -> None:
-        """Add an image.
-
-        Args:
-            view: of the image.
-            dataset_dict: of the image, with ``annotations``.
-        """
+        """Add an image, with ``annotations`` in its dataset dict."""
         annotations = dataset_dict.get("annotations", ())
         boxes, (height, width) = corner_boxes(annotations), view.instances.image_size
         sizes = np.digitize((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), COCO_AREA_LIMITS)
@@ -92,7 +73,8 @@ class FusionStatistics:
         values = torch.cat([maps.weights, maps.shares, entropy]).double().numpy()  # (2 L + 1, H, W)
         background = np.ones(values.shape[1:], bool)
         for box, region in zip(boxes / maps.stride, regions):
-            y, x = _locations_in(box, background.shape)
+            (height, width), (x1, y1, x2, y2) = background.shape, box.tolist()
+            y, x = _indices_between(y1, y2, height), _indices_between(x1, x2, width)
             background[y, x] = False
             if region:
                 self._count(level, region, values[:, y, x].mean(axis=(1, 2)), 1)
@@ -104,51 +86,41 @@ class FusionStatistics:
         self._sums[level, region] = self._sums.get((level, region), 0.0) + values
         self._counts[level, region] += number
 
-    def _means(self, level: str, region: str) -> _Means | None:
+    def _means(self, level: str, region: str) -> dict[str, Any] | None:
         """Return the means of a level in a region; None if there is nothing to average."""
         if not (number := self._counts[level, region]):
             return None
         *values, entropy = (self._sums[level, region] / number).tolist()
-        num_levels = len(values) // 2
-        return _Means(values[:num_levels], values[num_levels:], entropy)
+        weights = dict(zip(self.strides, values))
+        shares = dict(zip(self.strides, values[len(weights) :]))
+        return {
+            "self_weight": weights[level],
+            "weights": weights,
+            "shares": shares,
+            "entropy": entropy,
+        }
 
-    def _never_used(self) -> list[str]:
-        """Return the levels to which no level, not even themselves, gives weight."""
-        found = [means.weights for key in self._sums if (means := self._means(*key)) is not None]
-        highest = np.max(found, axis=0) if found else ()
-        return [level for level, weight in zip(self.strides, highest) if weight < NEVER_USED]
+    def to_json(self) -> dict[str, Any]:
+        """Return all statistics; None for a region where there is nothing to average.
 
-    def to_json(self) -> dict:
-        """Return all statistics; None for a region where there is nothing to average."""
-        levels = {}
-        for index, (level, stride) in enumerate(self.strides.items()):
-            regions = {}
-            for region in REGIONS:
-                means = self._means(level, region)
-                regions[region] = means and {
-                    "self_weight": means.weights[index],
-                    "weights": dict(zip(self.strides, means.weights)),
-                    "shares": dict(zip(self.strides, means.shares)),
-                    "entropy": means.entropy,
-                }
-            levels[level] = {"stride": stride, "regions": regions}
+        ``never_used`` lists the levels to which no level, not even themselves, gives weight.
+        """
+        levels = {
+            level: {
+                "stride": stride,
+                "regions": {region: self._means(level, region) for region in REGIONS},
+            }
+            for level, stride in self.strides.items()
+        }
+        means = [x for level in levels.values() for x in level["regions"].values() if x]
         return {
             "images": self.images,
             "objects": self.objects,
             "levels": levels,
-            "never_used": self._never_used(),
+            "never_used": [
+                level for level in levels if all(x["weights"][level] < NEVER_USED for x in means)
+            ],
         }
-
-
-def _locations_in(box: np.ndarray, shape: tuple[int, int]) -> tuple[slice, slice]:
-    """Return the y and x indices of the locations of a box.
-
-    Args:
-        box: x1, y1, x2, y2 in units of the stride.
-        shape: H and W.
-    """
-    x1, y1, x2, y2 = box.tolist()
-    return _indices_between(y1, y2, shape[0]), _indices_between(x1, x2, shape[1])
 
 
 def _indices_between(low: float, high: float, size: int) -> slice:

@@ -114,9 +114,7 @@ def summarize(stride: int, positives: int, parts: Sequence[dict[str, Tensor]]) -
 class GradientProbe:
     """The loss of one batch, to be differentiated by the features x^l, part by part.
 
-    Args:
-        model: see :func:`measure_gradients`.
-        batch: N dicts with ``image`` and ``instances``.
+    See :func:`measure_gradients` for the arguments.
 
     Attributes:
         levels: the features x^l (N, C, H, W); the graph begins at them.
@@ -185,19 +183,19 @@ class GradientProbe:
         height, width = self.predictions.grid.level_shapes[level]
         return targets.view(len(targets), -1, height, width).bool().any(dim=1)
 
-    def anchors_beside(self, level: int) -> Tensor:
+    def _anchors_beside(self, level: int) -> Tensor:
         """Return a mask (N, R) of the other levels' anchors at the positions of positives."""
         locations = self.positive_locations(level).float()
-        masks = []
         num_anchors = self.model.head.anchor_generator.num_anchors
-        for count, shape in zip(num_anchors, self.predictions.grid.level_shapes):
+        masks = [
             # A finer level has copies of a location; one of a coarser level contains several.
-            mask = F.adaptive_max_pool2d(locations, shape).bool()
-            masks.append(mask.flatten(1).repeat(1, count))
+            F.adaptive_max_pool2d(locations, shape).bool().flatten(1).repeat(1, count)
+            for count, shape in zip(num_anchors, self.predictions.grid.level_shapes)
+        ]
         return torch.cat(masks, dim=1) & ~self.anchors_of(level)
 
     def positives_of(self, level: int) -> Matches:
-        """Return the part of the matches that gives the loss of a level's positives."""
+        """Return the part of the matches for the loss of a level's positives."""
         matches, mask = self.matches, self.anchors_of(level)
         return replace(
             matches,
@@ -207,9 +205,9 @@ class GradientProbe:
         )
 
     def negatives_beside(self, level: int) -> Matches:
-        """Return the part that gives the loss of the other levels' negatives at its positions."""
+        """Return the part for the loss of the other levels' negatives at its positives."""
         matches = self.matches
-        negative = self.anchors_beside(level) & (matches.obj_targets == 0)
+        negative = self._anchors_beside(level) & (matches.obj_targets == 0)
         return replace(
             matches,
             positive=torch.zeros_like(matches.positive),
@@ -224,7 +222,6 @@ def fuse_by_weights(
     """Fuse by given weights (Equation 1): gradient passes through the resized features alone.
 
     Args:
-        fusion: resizes the levels.
         levels: L features x^l (N, C, H, W).
         weights: of each level, (N, L, H, W).
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ..engine import Predictor
     from ..visualization.files import OutputFolder
 
-WEBP_QUALITY = 85
-
 
 def add_arguments(parser: VerbParser) -> None:
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder or pattern")
@@ -55,14 +53,14 @@ def run(args: argparse.Namespace) -> None:
     folder = OutputFolder(args.output, images)
     predictor = Predictor(args.config_file, args.weights, opts=args.opts)
     check_fusion_maps(predictor.cfg, predictor.model)
-    dataset_dicts = load_dataset_dicts(predictor, args) if args.dataset else []
+    dataset_dicts = _load_dataset_dicts(predictor, args) if args.dataset else []
     if images:
-        write_figures(predictor, images, folder, args)
+        _write_figures(predictor, images, folder, args)
     if dataset_dicts:
-        write_statistics(predictor, dataset_dicts, args)
+        _write_statistics(predictor, dataset_dicts, args)
 
 
-def load_dataset_dicts(predictor: Predictor, args: argparse.Namespace) -> list[dict]:
+def _load_dataset_dicts(predictor: Predictor, args: argparse.Namespace) -> list[dict]:
     """Return the dataset dicts of --dataset.
 
     Raises:
@@ -89,18 +87,17 @@ def load_dataset_dicts(predictor: Predictor, args: argparse.Namespace) -> list[d
     return dataset_dicts
 
 
-def write_figures(
+def _write_figures(
     predictor: Predictor, images: list[str], folder: OutputFolder, args: argparse.Namespace
 ) -> None:
-    from PIL import Image
     from tqdm import tqdm
 
     from ..engine.fusion_maps import draw_fusion_maps
 
     figures = draw_fusion_maps(predictor, images, min_score=args.min_score)
     unknown_levels = False
-    for file, (view, figure) in zip(tqdm(images, unit=" images"), figures):
-        Image.fromarray(figure).save(folder.name(file, ".webp"), quality=WEBP_QUALITY)
+    for file, (view, webp) in zip(tqdm(images, unit=" images"), figures):
+        folder.name(file, ".webp").write_bytes(webp)
         unknown_levels = view.levels is None
     if unknown_levels:
         name = predictor.cfg.MODEL.META_ARCHITECTURE
@@ -108,7 +105,7 @@ def write_figures(
     print(f"{len(images)} figures: {args.output}")
 
 
-def write_statistics(
+def _write_statistics(
     predictor: Predictor, dataset_dicts: list[dict], args: argparse.Namespace
 ) -> None:
     import json

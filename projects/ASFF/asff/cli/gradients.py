@@ -11,6 +11,7 @@ a training with this seed. The output folder gets gradients.md, gradients.json a
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import VerbParser, at_least
@@ -44,17 +45,15 @@ def run(args: argparse.Namespace) -> None:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"--output {args.output} cannot be created: {error.strerror}.") from error
-    planned = plan(args)  # all configs, before the first is measured
+    planned = _plan(args)  # all configs are checked before the first is measured
     for measurement, cfg in planned:
         name = f"{measurement.label}, {measurement.stage} training"
-        measurement.levels = measure(cfg, args.batches, name)
-    write_results([measurement for measurement, _ in planned], args)
+        measurement.levels = _measure(cfg, args.batches, name)
+    _write_results([measurement for measurement, _ in planned], args)
 
 
-def plan(args: argparse.Namespace) -> list[tuple[Measurement, CfgNode]]:
+def _plan(args: argparse.Namespace) -> list[tuple[Measurement, CfgNode]]:
     """Return the measurements, still without levels, and their configs."""
-    from pathlib import Path
-
     from ..analysis import Measurement
     from ..analysis.gradients import STAGES
 
@@ -69,12 +68,12 @@ def plan(args: argparse.Namespace) -> list[tuple[Measurement, CfgNode]]:
     planned = []
     for index, (label, file) in enumerate(zip(labels, args.config_files)):
         for stage, weights in zip(STAGES, ("", *args.weights[index : index + 1])):
-            cfg = read_config(file, weights, args)
+            cfg = _read_config(file, weights, args)
             planned.append((Measurement(label, stage, file, cfg.MODEL.WEIGHTS, []), cfg))
     return planned
 
 
-def read_config(config_file: str, weights: str, args: argparse.Namespace) -> CfgNode:
+def _read_config(config_file: str, weights: str, args: argparse.Namespace) -> CfgNode:
     """Read a config, with the command line's seed and, if not empty, these weights."""
     from ..engine import argument_parser, setup
 
@@ -90,7 +89,7 @@ def read_config(config_file: str, weights: str, args: argparse.Namespace) -> Cfg
     return cfg
 
 
-def measure(cfg: CfgNode, num_batches: int, description: str) -> list[LevelGradients]:
+def _measure(cfg: CfgNode, num_batches: int, description: str) -> list[LevelGradients]:
     """Build a detector, and measure it on the first batches of its training."""
     from itertools import islice
 
@@ -111,7 +110,7 @@ def measure(cfg: CfgNode, num_batches: int, description: str) -> list[LevelGradi
     )
 
 
-def write_results(measurements: list[Measurement], args: argparse.Namespace) -> None:
+def _write_results(measurements: list[Measurement], args: argparse.Namespace) -> None:
     """Write and print the table; write the numbers and the figure."""
     import json
     from dataclasses import asdict

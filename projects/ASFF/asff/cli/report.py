@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..report import RunFolder
 
 NUM_MAPS = 3  # images whose fusion maps are shown
-WEBP_QUALITY = 85
 
 
 def add_arguments(parser: VerbParser) -> None:
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     content = describe_run(folder, cfg, dataset, evaluation, images)
     try:
         paths = [image.path for image in images[:NUM_MAPS]]
-        maps = draw_maps(folder, paths, content["best_score"])
+        maps = _draw_maps(folder, paths, content["best_score"])
     except ValueError as error:
         maps = []
         logging.getLogger("asff").info(f"No fusion maps: {error}")
@@ -71,25 +70,17 @@ def run(args: argparse.Namespace) -> None:
     print(f"{dataset}: {'no' if ap is None else f'{ap:.1f}'} AP. Wrote {page} and {numbers}")
 
 
-def draw_maps(folder: RunFolder, paths: list[str], min_score: float) -> list[tuple[str, bytes]]:
+def _draw_maps(folder: RunFolder, paths: list[str], min_score: float) -> list[tuple[str, bytes]]:
     """Return the names of images and their fusion maps as WebP.
 
     Raises:
         ValueError: the model has no ASFF, or cannot be built here.
     """
-    import io
     import os
-
-    from PIL import Image
 
     from ..engine import Predictor
     from ..engine.fusion_maps import draw_fusion_maps
 
     predictor = Predictor(folder.config_file, folder.last_checkpoint())
-    maps = []
     figures = draw_fusion_maps(predictor, paths, min_score=min_score)
-    for path, (_, figure) in zip(paths, figures):
-        file = io.BytesIO()
-        Image.fromarray(figure).save(file, "WEBP", quality=WEBP_QUALITY)
-        maps.append((os.path.basename(path), file.getvalue()))
-    return maps
+    return [(os.path.basename(path), webp) for path, (_, webp) in zip(paths, figures)]

@@ -1,62 +1,52 @@
 // Accuracy: the table of classes, and precision over recall.
 
+// Columns of the table: the value of a class, that of all classes, and the format.
 const COLUMNS = {
-  class: (label) => names[label],
-  objects: (label) => report.classes[label].objects,
-  AP: (label) => report.classes[label].AP,
-  AP50: (label) => report.classes[label].AP50,
-  precision: (label) => counts().precision[label],
-  recall: (label) => counts().recall[label],
+  class: {of: (label) => names[label], all: () => "Mean of classes", format: String},
+  objects: {of: (label) => report.classes[label].objects, all: () => report.objects, format: thousands},
+  AP: {of: (label) => report.classes[label].AP, all: () => report.AP.AP, format: tenths},
+  AP50: {of: (label) => report.classes[label].AP50, all: () => report.AP.AP50, format: tenths},
+  precision: {of: (label) => counts().precision[label], all: () => mean(counts().precision), format: percent},
+  recall: {of: (label) => counts().recall[label], all: () => mean(counts().recall), format: percent},
 };
 
 function showClasses() {
   const heads = Object.keys(COLUMNS).map((name) => {
-    const sorted = state.sort === name ? (state.down ? "descending" : "ascending") : undefined;
-    const arrow = sorted ? (state.down ? " ↓" : " ↑") : "";
-    const sort = () => {
-      select({sort: name, down: state.sort === name ? !state.down : name !== "class"});
-      at("classes").querySelector(`[data-column="${name}"]`).focus();
-    };
-    const button = make("button", {type: "button", onclick: sort, "data-column": name}, name + arrow);
-    return make("th", {scope: "col", "aria-sort": sorted}, button);
+    const isSorted = state.sort === name;
+    const order = isSorted ? (state.down ? "descending" : "ascending") : undefined;
+    const changes = {sort: name, down: isSorted ? !state.down : name !== "class"};
+    const text = name + (isSorted ? (state.down ? " ↓" : " ↑") : "");
+    return make("th", {scope: "col", "aria-sort": order}, classButton(text, changes, {"data-column": name}));
   });
   const rows = orderedLabels().map((label) => {
-    const pick = () => {
-      select({label: state.label === label ? ALL : label});
-      at("classes").querySelector(`[data-label="${label}"]`).focus();
-    };
-    const pressed = String(state.label === label);
-    const name = make(
-      "button",
-      {type: "button", onclick: pick, "data-label": label, "aria-pressed": pressed},
-      names[label],
-    );
-    const {objects, AP, AP50} = report.classes[label];
-    return classRow(name, objects, AP, AP50, counts().precision[label], counts().recall[label], state.label === label);
+    const isPicked = state.label === label;
+    const attributes = {"data-label": label, "aria-pressed": String(isPicked)};
+    const button = classButton(names[label], {label: isPicked ? ALL : label}, attributes);
+    return classRow(button, (column) => column.of(label), {class: isPicked && "selected"});
   });
-  const {AP, AP50} = report.AP;
-  const all = classRow("Mean of classes", report.objects, AP, AP50, mean(counts().precision), mean(counts().recall));
-  at("classes").replaceChildren(make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, all, ...rows));
+  fillTable("classes", heads, [classRow(COLUMNS.class.all(), (column) => column.all()), ...rows]);
 }
 
-function classRow(name, objects, AP, AP50, precision, recall, isSelectedRow = false) {
-  return make(
-    "tr",
-    {class: isSelectedRow && "selected"},
-    make("th", {scope: "row"}, name),
-    make("td", {}, objects.toLocaleString("en")),
-    make("td", {}, tenths(AP)),
-    make("td", {}, tenths(AP50)),
-    make("td", {}, percent(precision)),
-    make("td", {}, percent(recall)),
-  );
+/** Create a button of the table that changes the selection, and keeps the focus. */
+function classButton(text, changes, attributes) {
+  const [[name, value]] = Object.entries(attributes);
+  const onclick = () => {
+    select(changes);
+    at("classes").querySelector(`[${name}="${value}"]`).focus();
+  };
+  return make("button", {type: "button", onclick, ...attributes}, text);
+}
+
+function classRow(head, value, attributes) {
+  const [, ...columns] = Object.values(COLUMNS);
+  return makeRow([head], columns.map((column) => column.format(value(column))), attributes);
 }
 
 /** Labels in the order of the selected column; those without a value come last. */
 function orderedLabels() {
   const labels = names.map((_, label) => label);
   if (state.sort === null) return labels;
-  const value = COLUMNS[state.sort];
+  const value = COLUMNS[state.sort].of;
   const sign = state.down ? -1 : 1;
   return labels.sort((a, b) => {
     const [first, second] = [value(a), value(b)];
@@ -65,7 +55,7 @@ function orderedLabels() {
   });
 }
 
-const precisionRecall = new LineChart(at("precision-recall"), "Precision");
+const precisionRecall = new LineChart(at("precision-recall"));
 
 function showPrecisionRecall() {
   const {recall, curves} = report.precision_curves;
@@ -76,8 +66,8 @@ function showPrecisionRecall() {
     const points = recall.map((x, k) => [x, precision[k]]).filter((point) => point[1] > 0);
     return [{name: `IoU ${curve.IoU}`, points, style: i + 1}];
   });
-  const pick = (values) => (state.label === ALL ? mean(values) : values[state.label]);
-  const dot = [pick(counts().recall), pick(counts().precision)];
+  const value = state.label === ALL ? "all" : "of";
+  const dot = [COLUMNS.recall, COLUMNS.precision].map((column) => column[value](state.label));
   precisionRecall.show({
     title: `Precision over recall: ${state.label === ALL ? "mean of classes" : names[state.label]}`,
     lines,

@@ -2,21 +2,15 @@
 
 // HTML and SVG elements, and line charts.
 
-const SVG = document.createElementNS.bind(document, "http://www.w3.org/2000/svg");
+const SVG_TAGS = new Set(["svg", "g", "line", "polyline", "circle", "text"]);
 const DASHES = ["", "", "7 3", "3 3", "9 3 2 3", "1 3"]; // lines differ by more than colour
 const MARGIN = {top: 8, right: 12, bottom: 36, left: 44};
 const HEIGHT = 260;
 
 /** Create an element with attributes and children; strings become text, never markup. */
 function make(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
-}
-
-function draw(tag, attributes = {}, ...children) {
-  return fill(SVG(tag), attributes, children);
-}
-
-function fill(element, attributes, children) {
+  const namespace = SVG_TAGS.has(tag) ? "http://www.w3.org/2000/svg" : document.body.namespaceURI;
+  const element = document.createElementNS(namespace, tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (value === true) element.setAttribute(name, "");
@@ -61,13 +55,12 @@ function logTicks(low, high) {
 /**
  * Lines over a common axis, with a cursor for pointers and arrow keys.
  *
- * `show` takes `lines` (name, points) and the `label` of the x axis; optional: `xEnds` and `yEnds`
- * of the axes, `format` of y, `dot` (x, y) to mark, `quiet` for a legend that has values only at
- * the cursor, and `log` for a logarithmic y axis.
+ * `show` takes a `title`, `lines` (name, points) and the `label` of the x axis; optional: `xEnds`
+ * and `yEnds` of the axes, `format` of y, `dot` (x, y) to mark, `quiet` for a legend that has values
+ * only at the cursor, and `log` for a logarithmic y axis.
  */
 class LineChart {
-  constructor(host, title, tools = null) {
-    this.title = title;
+  constructor(host, tools = null) {
     this.legend = make("ul", {class: "legend", "aria-live": "polite"});
     this.plot = make("div", {
       class: "plot",
@@ -78,7 +71,7 @@ class LineChart {
       onpointerleave: () => this.setCursor(null),
       onblur: () => this.setCursor(null),
     });
-    this.heading = make("h3", {}, title);
+    this.heading = make("h3");
     host.replaceChildren(make("header", {}, this.heading, tools), this.legend, this.plot);
     this.cursor = null;
     new ResizeObserver(() => this.render()).observe(this.plot);
@@ -86,12 +79,12 @@ class LineChart {
 
   show(options) {
     this.options = options;
-    this.heading.textContent = options.title ?? this.title;
+    this.heading.textContent = options.title;
     this.cursor = null;
     const names = options.lines.map((line) => line.name).join(", ");
     this.plot.setAttribute(
       "aria-label",
-      `${this.heading.textContent}: ${names}, over ${options.label}. Arrow keys read the values.`,
+      `${options.title}: ${names}, over ${options.label}. Arrow keys read the values.`,
     );
     const values = new Set(options.lines.flatMap((line) => line.points.map((point) => point[0])));
     this.xValues = [...values].sort((a, b) => a - b);
@@ -125,25 +118,25 @@ class LineChart {
     this.scales();
     const bottom = HEIGHT - MARGIN.bottom;
     const right = this.width - MARGIN.right;
-    const svg = draw("svg", {viewBox: `0 0 ${this.width} ${HEIGHT}`, height: HEIGHT, "aria-hidden": true});
+    const svg = make("svg", {viewBox: `0 0 ${this.width} ${HEIGHT}`, height: HEIGHT, "aria-hidden": true});
     for (const value of this.yTicks) {
       const y = this.y(value);
       svg.append(
-        draw("line", {class: "grid", x1: MARGIN.left, x2: right, y1: y, y2: y}),
-        draw("text", {x: MARGIN.left - 8, y: y + 4, "text-anchor": "end"}, short(value)),
+        make("line", {class: "grid", x1: MARGIN.left, x2: right, y1: y, y2: y}),
+        make("text", {x: MARGIN.left - 8, y: y + 4, "text-anchor": "end"}, short(value)),
       );
     }
     for (const value of this.xTicks) {
-      svg.append(draw("text", {x: this.x(value), y: bottom + 18, "text-anchor": "middle"}, short(value)));
+      svg.append(make("text", {x: this.x(value), y: bottom + 18, "text-anchor": "middle"}, short(value)));
     }
-    svg.append(draw("text", {x: right, y: HEIGHT - 2, "text-anchor": "end"}, this.options.label));
+    svg.append(make("text", {x: right, y: HEIGHT - 2, "text-anchor": "end"}, this.options.label));
     // The first line lies on top.
-    this.options.lines.map((line, i) => this.renderLine(line, i)).reverse().forEach((x) => svg.append(x));
+    svg.append(...this.options.lines.map((line, i) => this.renderLine(line, i)).reverse());
     if (this.options.dot) {
       const [x, y] = this.options.dot;
-      svg.append(draw("circle", {class: "dot", cx: this.x(x), cy: this.y(y), r: 6, style: "fill: var(--line-0)"}));
+      svg.append(make("circle", {class: "dot", cx: this.x(x), cy: this.y(y), r: 6, style: "fill: var(--line-0)"}));
     }
-    this.cursorLine = draw("line", {class: "cursor", y1: MARGIN.top, y2: bottom, visibility: "hidden"});
+    this.cursorLine = make("line", {class: "cursor", y1: MARGIN.top, y2: bottom, visibility: "hidden"});
     svg.append(this.cursorLine);
     this.plot.replaceChildren(svg);
     this.setCursor(this.cursor);
@@ -153,21 +146,13 @@ class LineChart {
     const points = line.points.filter((point) => !this.isLog || point[1] > 0);
     const style = this.style(line, i);
     const at = points.map(([x, y]) => [this.x(x).toFixed(1), this.y(y).toFixed(1)]);
-    const group = draw("g", {}, draw("polyline", {class: "line", style, points: at.join(" ")}));
-    if (points.length <= 12) {
-      for (const [cx, cy] of at) {
-        group.append(draw("circle", {cx, cy, r: 3.5, style: `fill: ${this.color(line, i)}`}));
-      }
-    }
-    return group;
-  }
-
-  color(line, i) {
-    return `var(--line-${(line.style ?? i) % DASHES.length})`;
+    const dots = points.length > 12 ? [] : at.map(([cx, cy]) => make("circle", {cx, cy, r: 3.5}));
+    return make("g", {style}, make("polyline", {class: "line", points: at.join(" ")}), ...dots);
   }
 
   style(line, i) {
-    return `stroke: ${this.color(line, i)}; stroke-dasharray: ${DASHES[(line.style ?? i) % DASHES.length] || "none"}`;
+    const number = (line.style ?? i) % DASHES.length;
+    return `color: var(--line-${number}); stroke-dasharray: ${DASHES[number] || "none"}`;
   }
 
   onKey(event) {
@@ -206,9 +191,9 @@ class LineChart {
     const items = lines.map((line, i) => {
       let point = line.points.find((each) => each[0] === x);
       if (x === null && !quiet) point = line.points[line.points.length - 1];
-      const sample = draw("line", {class: "line", x1: 0, x2: 22, y1: 4, y2: 4, style: this.style(line, i)});
+      const sample = make("line", {class: "line", x1: 0, x2: 22, y1: 4, y2: 4, style: this.style(line, i)});
       const value = point ? make("b", {}, format(point[1])) : null;
-      return make("li", {}, draw("svg", {"aria-hidden": true}, sample), `${line.name} `, value);
+      return make("li", {}, make("svg", {"aria-hidden": true}, sample), `${line.name} `, value);
     });
     if (x !== null) items.push(make("li", {class: "quiet"}, `${label} ${short(x)}`));
     this.legend.replaceChildren(...items);

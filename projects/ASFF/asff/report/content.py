@@ -27,17 +27,11 @@ from .run_folder import RunFolder, environment, inference_speed, read_metrics
 def describe_run(
     run: RunFolder, cfg: CfgNode, dataset: str, evaluation: Evaluation, images: list[ShownImage]
 ) -> dict[str, Any]:
-    """Describe a run and one of its evaluations, without the pixels of images.
-
-    Args:
-        cfg: of the run.
-        dataset: that was evaluated.
-        images: to be shown.
-    """
+    """Describe a run and its evaluation on a dataset, without the pixels of the images to show."""
     metrics, log = read_metrics(run.path / "metrics.json"), run.read_log()
     num_images = len(evaluation.evaluator.params.imgIds)
     content = {
-        "run": run.name,
+        "run": run.path.resolve().name,
         "dataset": dataset,
         "evaluated": run.evaluation_time(dataset).isoformat(" ", "minutes"),
         "images": num_images,

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..analysis.detection_errors import CORRECT
+from ..analysis.detection_errors import CORRECT, MISTAKES
 from ..analysis.detection_metrics import (
-    MISTAKES,
     SCORES,
     Evaluation,
     best_score,
@@ -28,31 +27,20 @@ SIDE = 640  # pixels at most
 MAX_BYTES = 150_000  # per image; all together stay under 3 MB, encoded in base64
 QUALITIES = (85, 70, 50, 30, 15)
 
-KINDS = {CORRECT: "correct", **{kind: name for name, kind in MISTAKES.items()}}
+KINDS = {CORRECT: "correct", **MISTAKES}
 
 
 @dataclass(frozen=True)
 class ShownImage:
-    """An image of the report.
-
-    Attributes:
-        path: of its file.
-        content: ``file_name``, ``width``, ``height`` in pixels, ``objects`` and
-            ``detections``.
-        jpeg: a small copy.
-    """
+    """An image of the report."""
 
     path: str
-    content: dict[str, Any]
-    jpeg: bytes
+    content: dict[str, Any]  # file_name, width, height (pixels), objects and detections
+    jpeg: bytes  # a small copy
 
 
 def choose_images(evaluation: Evaluation, image_root: str) -> list[ShownImage]:
-    """Choose the readable images with the most mistakes at the best score.
-
-    Args:
-        image_root: folder of the file names of images.
-    """
+    """Choose the readable images below a folder with the most mistakes at the best score."""
     params, known = evaluation.evaluator.params, evaluation.evaluator.cocoGt.imgs
     images: list[ShownImage] = []
     for index in worst_images(evaluation, best_score(evaluation)):
@@ -82,22 +70,17 @@ def _describe_boxes(evaluation: Evaluation, image: int) -> dict[str, list[dict[s
     objects = evaluation.objects[evaluation.objects["image"] == image]
     return {
         "objects": [
-            {
-                **_describe_box(x),
-                "size": COCO_SIZES[x["size"]],
-                "covered_score": float(x["covered_score"]),
-            }
+            _describe_box(x, size=COCO_SIZES[x["size"]], covered_score=float(x["covered_score"]))
             for x in objects
         ],
         "detections": [
-            {**_describe_box(x), "score": float(x["score"]), "kind": KINDS[x["kind"]]}
-            for x in detections
+            _describe_box(x, score=float(x["score"]), kind=KINDS[x["kind"]]) for x in detections
         ],
     }
 
 
-def _describe_box(entry: np.void) -> dict[str, Any]:
-    return {"label": int(entry["label"]), "box": [round(float(x), 1) for x in entry["box"]]}
+def _describe_box(box: np.void, **more: Any) -> dict[str, Any]:
+    return {"label": int(box["label"]), "box": [round(float(x), 1) for x in box["box"]], **more}
 
 
 def encode_jpeg(pixels: np.ndarray) -> bytes:

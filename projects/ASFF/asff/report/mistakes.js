@@ -19,21 +19,17 @@ function showMistakes() {
   const heads = report.sizes.map((size) =>
     make("th", {scope: "col"}, make("span", {class: `swatch ${size}`}), size),
   );
-  const head = make("tr", {}, make("td"), ...heads, make("th", {scope: "col"}, "all"), make("th", {class: "bar"}));
+  heads.push(make("th", {scope: "col"}, "all"), make("th", {class: "bar"}));
   const body = rows.map(({kind, bySize, total}) => {
     const parts = bySize.map((number, i) =>
       make("span", {class: report.sizes[i], style: `width: ${(100 * number) / most}%`}),
     );
-    return make(
-      "tr",
-      {"data-kind": kind},
-      make("th", {scope: "row"}, swatch(kind), capital(kind), make("small", {}, KINDS[kind].text)),
-      ...bySize.map((number) => make("td", {}, number.toLocaleString("en"))),
-      make("td", {}, make("b", {}, total.toLocaleString("en"))),
-      make("td", {class: "bar", "aria-hidden": "true"}, make("div", {class: "stack"}, ...parts)),
-    );
+    const head = make("span", {}, swatch(kind), capital(kind), make("small", {}, KINDS[kind].text));
+    const row = makeRow([head], [...bySize.map(thousands), make("b", {}, thousands(total))], {"data-kind": kind});
+    row.append(make("td", {class: "bar", "aria-hidden": "true"}, make("div", {class: "stack"}, ...parts)));
+    return row;
   });
-  at("kinds").replaceChildren(make("thead", {}, head), make("tbody", {}, ...body));
+  fillTable("kinds", [make("td"), ...heads], body);
 }
 
 function swatch(kind) {
@@ -61,15 +57,12 @@ function showMatrix(all) {
       if (!number) return make("td", {class: `zero ${faded}`, title}, "0");
       // Light enough for the number to be legible.
       const style = `background: rgba(0, 114, 178, ${(0.08 + (0.6 * number) / total).toFixed(3)})`;
-      return make("td", {class: faded, style, title}, number.toLocaleString("en"));
+      return make("td", {class: faded, style, title}, thousands(number));
     });
     const head = make("th", {scope: "row", title: all[actual]}, make("span", {}, all[actual]));
     return make("tr", {}, head, ...cells);
   });
-  at("confusion").replaceChildren(
-    make("thead", {}, make("tr", {}, make("td"), ...heads)),
-    make("tbody", {}, ...rows),
-  );
+  fillTable("confusion", [make("td"), ...heads], rows);
 }
 
 /** List the confusions instead of a matrix that is too large for a screen. */
@@ -77,19 +70,11 @@ function listConfusions(all) {
   const wrong = counts().confusion.filter(
     ([actual, detected]) => actual !== detected && (isSelected(actual) || isSelected(detected)),
   );
-  const rows = wrong.sort((a, b) => b[2] - a[2]).slice(0, MATRIX_CLASSES).map(([actual, detected, number]) =>
-    make(
-      "tr",
-      {},
-      make("th", {scope: "row"}, all[actual]),
-      make("th", {scope: "row"}, all[detected]),
-      make("td", {}, number.toLocaleString("en")),
-    ),
+  const worst = wrong.sort((a, b) => b[2] - a[2]).slice(0, MATRIX_CLASSES);
+  const rows = worst.map(([actual, detected, number]) =>
+    makeRow([all[actual], all[detected]], [thousands(number)]),
   );
   const heads = ["ground truth", "detected as", "count"].map((text) => make("th", {scope: "col"}, text));
   at("confusion").className = "list";
-  at("confusion").replaceChildren(
-    make("thead", {}, make("tr", {}, ...heads)),
-    make("tbody", {}, ...rows),
-  );
+  fillTable("confusion", heads, rows);
 }

@@ -54,19 +54,15 @@ function select(changes) {
 }
 
 function showTraining() {
-  for (const chart of report.training) {
+  for (const {title, lines} of report.training) {
     const host = make("div", {class: "chart"});
     at("curves").append(host);
-    const options = {lines: chart.lines, label: "iteration"};
-    if (chart.title.startsWith("AP")) options.format = (value) => value.toFixed(1);
-    if (chart.title !== "Loss") {
-      new LineChart(host, chart.title).show(options);
-      continue;
-    }
-    const box = make("input", {type: "checkbox"});
-    const lineChart = new LineChart(host, chart.title, make("label", {class: "quiet"}, box, "log scale"));
-    box.addEventListener("change", () => lineChart.show({...options, log: box.checked}));
-    lineChart.show(options);
+    const options = {title, lines, label: "iteration"};
+    if (title.startsWith("AP")) options.format = (value) => value.toFixed(1);
+    const log = make("input", {type: "checkbox"});
+    const chart = new LineChart(host, title === "Loss" ? make("label", {class: "quiet"}, log, "log scale") : null);
+    log.addEventListener("change", () => chart.show({...options, log: log.checked}));
+    chart.show(options);
   }
 }
 
@@ -87,8 +83,7 @@ function showRun() {
   }
   at("speed").hidden = !training && !inference;
   for (const [id, pairs] of [["keys", report.changed_keys], ["environment", report.environment]]) {
-    const rows = pairs.map(([key, value]) => make("tr", {}, make("th", {scope: "row"}, key), make("td", {}, value)));
-    at(id).append(make("tbody", {}, ...rows));
+    at(id).append(make("tbody", {}, ...pairs.map(([key, value]) => makeRow([key], [value]))));
   }
   at("environment-box").hidden = !report.environment.length;
   at("config").textContent = report.config;

@@ -31,6 +31,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
         if not self.path.is_dir():
             raise ValueError(f"{path}: there is no such folder.")
         if not self.config_file.is_file():
@@ -46,20 +47,8 @@ class RunFolder:
                 f"{self.config_file} --eval-only MODEL.WEIGHTS CHECKPOINT OUTPUT_DIR {path} first."
             )
 
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
-
     def choose_dataset(self, tested: Sequence[str], wanted: str | None = None) -> str:
-        """Return the dataset to report on.
-
-        Args:
-            tested: DATASETS.TEST; the first evaluated one is the default.
-            wanted: replaces the default.
+        """Return the wanted dataset to report on, by default the first evaluated one of ``tested``.
 
         Raises:
             ValueError: ``wanted`` was not evaluated.

@@ -1,5 +1,4 @@
-// The data, the selection of the user, and helpers of several sections. All numbers come from
-// `report`.
+// The data, the selection of the user, and helpers of several sections; all numbers are `report`'s.
 
 const report = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
@@ -20,8 +19,17 @@ const mean = (values) => {
   const known = values.filter((value, label) => value !== null && report.classes[label].objects);
   return known.length ? sum(known) / known.length : null;
 };
-const count = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
+const thousands = (number) => number.toLocaleString("en");
+const count = (number, word) => `${thousands(number)} ${word}${number === 1 ? "" : "s"}`;
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
-function capital(text) {
-  return text[0].toUpperCase() + text.slice(1);
+/** Create a row of a table: heads and cells. */
+function makeRow(heads, cells, attributes = {}) {
+  const makeHead = (head) => make("th", {scope: "row"}, head);
+  return make("tr", attributes, ...heads.map(makeHead), ...cells.map((cell) => make("td", {}, cell)));
+}
+
+/** Replace the heads and rows of a table. */
+function fillTable(id, heads, rows) {
+  at(id).replaceChildren(make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows));
 }

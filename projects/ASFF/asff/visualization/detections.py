@@ -78,23 +78,25 @@ def draw_boxes(
     classes: Sequence[int],
     labels: Iterable[str],
     scale: float | None = None,
+    weights: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Draw boxes (x1, y1, x2, y2), the first on top, on an image (H, W, 3), RGB, uint8.
 
     Args:
         classes: of the boxes; they determine the colours.
-        labels: of the boxes.
         scale: as of :func:`draw_instances`.
+        weights: of the boxes, 0 to 1; the lower, the more transparent. Default: 1.
     """
     canvas = resize(Image.fromarray(image), scale)
     factor = canvas.width / image.shape[1], canvas.height / image.shape[0]
     boxes = [[x * factor[i % 2] for i, x in enumerate(box)] for box in boxes]
     colors = [COLORS[category % len(COLORS)] for category in classes]
+    styles = list(zip(boxes, colors, weights or [1.0] * len(boxes)))
     overlay = Overlay(canvas)
-    for box, color in reversed(list(zip(boxes, colors))):
-        overlay.draw_box(box, color)
-    for text, box, color in zip(labels, boxes, colors):
-        overlay.draw_label(text, box, color)
+    for style in reversed(styles):
+        overlay.draw_box(*style)
+    for text, style in zip(labels, styles):  # the first labels find room
+        overlay.draw_label(text, *style)
     return np.asarray(canvas)
 
 

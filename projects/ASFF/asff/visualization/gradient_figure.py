@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Rows of the figure: attribute of LevelGradients and label of the axis.
-PANELS = {
-    "share": "share of other levels' negatives",
-    "cosine": "cosine with own positives",
-}
+PANELS = {"share": "share of other levels' negatives", "cosine": "cosine with own positives"}
 
 
 def gradient_table(measurements: Sequence[Measurement]) -> str:
