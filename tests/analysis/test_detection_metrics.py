@@ -1,4 +1,4 @@
-"""Numbers of the report: AP, precision and recall, confusions and kinds of mistakes."""
+"""AP, precision and recall, confusions and kinds of mistakes of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
-from asff.analysis import evaluate
+from asff.analysis import Evaluation, evaluate
 from asff.analysis.detection_errors import IGNORED
 from asff.analysis.detection_metrics import (
     SCORES,
@@ -43,26 +42,26 @@ def detection(box: list[float], score: float = 0.9, category: int = CAT) -> dict
 
 
 def totals(counts: dict) -> dict[str, int]:
-    """How often each kind of mistake happened."""
+    """Return the number of mistakes of each kind."""
     return {kind: int(np.sum(table)) for kind, table in counts["mistakes"].items()}
 
 
 def confusion_table(counts: dict, num_classes: int) -> np.ndarray:
     table = np.zeros((num_classes + 1, num_classes + 1), int)
-    for there, detected, number in counts["confusion"]:
-        table[there, detected] = number
+    for actual, detected, number in counts["confusion"]:
+        table[actual, detected] = number
     return table
 
 
 @pytest.fixture
 def register(tmp_path: Path):
-    """Registers a dataset by its content; its name."""
+    """Return a function that registers a COCO dict, and returns the name."""
 
     def register(content: dict) -> str:
         path = tmp_path / "gt.json"
         path.write_text(json.dumps({"info": {}, **content}))
         register_coco_instances("report_gt", {}, str(path), str(tmp_path))
-        DatasetCatalog.get("report_gt")  # class names come with the records
+        DatasetCatalog.get("report_gt")  # loads the class names
         return "report_gt"
 
     yield register
@@ -71,12 +70,24 @@ def register(tmp_path: Path):
         MetadataCatalog.remove("report_gt")
 
 
-def evaluate_by_detectron2(
-    name: str, results: list[dict], folder: Path
-) -> tuple[dict, COCO, list[dict]]:
-    """COCOEvaluator's numbers for detections, its ground truth, and the results that it writes."""
-    evaluator = Evaluator(name, output_dir=str(folder), use_fast_impl=False)
-    assert isinstance(evaluator, COCOEvaluator)
+@pytest.fixture(params=["generated", "bccd"])
+def ground_truth(request: pytest.FixtureRequest) -> COCO:
+    """Crowds, images without objects, and a class without objects; or a real dataset."""
+    if request.param == "generated":
+        return make_ground_truth(random_images(30, seed=3), ("cat", "dog", "emu"))
+    ground_truth = COCO(str(request.getfixturevalue("bccd") / "val.json"))
+    for number, annotation in enumerate(ground_truth.dataset["annotations"], start=1):
+        annotation["id"] = number
+    ground_truth.createIndex()
+    return ground_truth
+
+
+def test_ap_is_that_of_coco_evaluator(register, tmp_path: Path, ground_truth: COCO):
+    results = jitter(ground_truth)
+    for annotation in ground_truth.dataset["annotations"]:
+        annotation["id"] -= 1  # pycocotools cannot match an id of 0: the evaluator changes it
+    name = register(ground_truth.dataset)
+    evaluator = Evaluator(name, output_dir=str(tmp_path), use_fast_impl=False)
     labels = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
     evaluator.reset()
     for image_id, image in evaluator.ground_truth.imgs.items():
@@ -89,34 +100,14 @@ def evaluate_by_detectron2(
         instances.pred_classes = torch.tensor([labels[x["category_id"]] for x in own]).long()
         evaluator.process([{"image_id": image_id}], [{"instances": instances}])
     numbers = evaluator.evaluate()["bbox"]
-    written = json.loads((folder / "coco_instances_results.json").read_text())
-    return numbers, evaluator.ground_truth, written
-
-
-def check_equal_to_detectron2(name: str, results: list[dict], folder: Path) -> None:
-    numbers, ground, written = evaluate_by_detectron2(name, results, folder)
-    evaluation = evaluate(ground, written)
+    written = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    evaluation = evaluate(evaluator.ground_truth, written)
     ours = average_precisions(evaluation)
     ours.update({f"AP-{x['name']}": x["AP"] for x in class_precisions(evaluation)})
     assert ours.keys() == numbers.keys()
     for key, value in numbers.items():
         assert ours[key] == value or (ours[key] is None and np.isnan(value)), key
     assert len(written) == len(results) and 5 < numbers["AP"] < 95
-
-
-def test_ap_is_that_of_coco_evaluator(register, tmp_path: Path):
-    """Crowds, images without objects, ids from 0 on, a class without objects."""
-    ground = make_ground_truth(random_images(12, seed=3), ("cat", "dog", "emu"))
-    for annotation in ground.dataset["annotations"]:
-        annotation["id"] -= 1
-    results = jitter(ground)
-    check_equal_to_detectron2(register(ground.dataset), results, tmp_path)
-
-
-def test_ap_is_that_of_coco_evaluator_on_bccd(register, tmp_path: Path, bccd: Path):
-    content = json.loads((bccd / "val.json").read_text())
-    name = register(content)
-    check_equal_to_detectron2(name, jitter(COCO(str(bccd / "val.json"))), tmp_path)
 
 
 def test_ap_by_hand():
@@ -133,17 +124,22 @@ def test_ap_by_hand():
     assert dog == {"name": "dog", "objects": 0, "AP": None, "AP50": None}
 
 
-def test_precision_curves_by_hand():
-    """Right, wrong, right of two objects: precision 1 up to recall 0.5, then 2/3."""
-    evaluation = evaluate_image(
+@pytest.fixture
+def two_of_three() -> Evaluation:
+    """A correct, a false and a correct detection of two objects, in descending order of scores."""
+    return evaluate_image(
         [gt([100, 100, 50, 50]), gt([300, 300, 50, 50])],
         [
             detection([100, 100, 50, 50], 0.9),
             detection([600, 600, 50, 50], 0.8),
-            detection([300, 300, 50, 50], 0.7),
+            detection([300, 300, 50, 50], 0.45),
         ],
     )
-    curves = precision_curves(evaluation)
+
+
+def test_precision_curves_by_hand(two_of_three: Evaluation):
+    """The precision is 1 up to a recall of 0.5, then 2/3."""
+    curves = precision_curves(two_of_three)
     assert curves["recall"] == [round(i / 100, 4) for i in range(101)]
     assert [curve["IoU"] for curve in curves["curves"]] == [0.5, 0.75, 0.9]
     for curve in curves["curves"]:
@@ -152,20 +148,13 @@ def test_precision_curves_by_hand():
         assert curve["mean"] == cat
 
 
-def test_precision_and_recall_by_hand():
-    evaluation = evaluate_image(
-        [gt([100, 100, 50, 50]), gt([300, 300, 50, 50])],
-        [
-            detection([100, 100, 50, 50], 0.9),
-            detection([600, 600, 50, 50], 0.8),
-            detection([300, 300, 50, 50], 0.45),
-        ],
-    )
-    for score, precision, recall in ((0.05, 2 / 3, 1), (0.5, 1 / 2, 1 / 2), (0.85, 1, 1 / 2)):
-        counts = count_at(evaluation, score)
-        assert counts["precision"] == [pytest.approx(precision, abs=1e-4), None]
-        assert counts["recall"] == [pytest.approx(recall, abs=1e-4), None]
-    assert count_at(evaluation, 0.95)["precision"] == [None, None]
+@pytest.mark.parametrize(
+    "score, precision, recall",
+    [(0.05, 0.6667, 1.0), (0.5, 0.5, 0.5), (0.85, 1.0, 0.5), (0.95, None, 0.0)],
+)
+def test_precision_and_recall_by_hand(two_of_three: Evaluation, score, precision, recall):
+    counts = count_at(two_of_three, score)
+    assert counts["precision"] == [precision, None] and counts["recall"] == [recall, None]
 
 
 SIDES = {"small": 20, "medium": 60, "large": 200}
@@ -175,7 +164,7 @@ SIDES = {"small": 20, "medium": 60, "large": 200}
 @pytest.mark.parametrize(
     "kind, objects, detections",
     [
-        # Places are in sides of the object.
+        # Positions in sides of the object.
         ("missed", [(CAT, 0)], []),
         ("duplicate", [(CAT, 0)], [(CAT, 0, 0.9), (CAT, 0.1, 0.8)]),
         ("classification", [(CAT, 0)], [(DOG, 0, 0.9)]),
@@ -187,12 +176,12 @@ SIDES = {"small": 20, "medium": 60, "large": 200}
 def test_kind_of_mistake(kind: str, objects: list, detections: list, size: str):
     side = SIDES[size]
 
-    def box(place: float) -> list[float]:
-        return [100 + place * side, 100, side, side]
+    def box(position: float) -> list[float]:
+        return [100 + position * side, 100, side, side]
 
     evaluation = evaluate_image(
-        [gt(box(place), category) for category, place in objects],
-        [detection(box(place), score, category) for category, place, score in detections],
+        [gt(box(position), category) for category, position in objects],
+        [detection(box(x), score, category) for category, x, score in detections],
     )
     counts = count_at(evaluation, 0.5)
     assert totals(counts) == {**NONE, kind: 1}
@@ -200,14 +189,8 @@ def test_kind_of_mistake(kind: str, objects: list, detections: list, size: str):
     assert counts["mistakes"][kind][COCO_SIZES.index(size)][label] == 1
 
 
-def test_no_mistakes():
-    evaluation = evaluate_image([gt([100, 100, 60, 60])], [detection([100, 100, 60, 60])])
-    assert totals(count_at(evaluation, 0.5)) == NONE
-    assert worst_images(evaluation, 0.5) == []
-
-
 def test_size_is_that_of_the_annotation():
-    """COCO's area is that of the outline, not of the box; a duplicate has that of its object."""
+    """COCO's area is that of the mask, not of the box; a duplicate has that of its object."""
     evaluation = evaluate_image(
         [gt([100, 100, 200, 200], area=900)],
         [detection([100, 100, 200, 200], 0.9), detection([100, 100, 200, 190], 0.8)],
@@ -215,7 +198,7 @@ def test_size_is_that_of_the_annotation():
     assert count_at(evaluation, 0.5)["mistakes"]["duplicate"] == [[1, 0], [0, 0], [0, 0]]
 
 
-def test_an_object_with_a_poor_box_is_not_missed_until_the_box_is_gone():
+def test_an_object_is_missed_once_its_localization_mistake_is_below_the_threshold():
     evaluation = evaluate_image(
         [gt([100, 100, 60, 60])], [detection([130, 100, 60, 60], score=0.6)]
     )
@@ -223,15 +206,15 @@ def test_an_object_with_a_poor_box_is_not_missed_until_the_box_is_gone():
     assert totals(count_at(evaluation, 0.65)) == {**NONE, "missed": 1}
 
 
-def test_the_most_certain_detection_takes_the_object_in_the_confusions():
-    """The surer dog is what a user sees; the cat finds its object nevertheless."""
+def test_the_confusions_match_the_highest_score_first():
+    """The dog of higher score is matched to the object; the cat is correct nevertheless."""
     box = [100, 100, 60, 60]
     evaluation = evaluate_image([gt(box)], [detection(box, 0.9, DOG), detection(box, 0.8, CAT)])
     counts = count_at(evaluation, 0.5)
     assert sorted(counts["confusion"]) == [[0, 1, 1], [2, 0, 1]]
     assert totals(counts) == {**NONE, "classification": 1}
     assert counts["recall"][0] == 1
-    # Of two objects the one that overlaps most is taken.
+    # Of two objects, the one of the highest IoU is matched.
     evaluation = evaluate_image(
         [gt([100, 100, 60, 60]), gt([110, 100, 60, 60], DOG)],
         [detection([110, 100, 60, 60])],
@@ -244,47 +227,35 @@ def test_crowds_count_neither_way():
     inside = [120, 120, 60, 60]
     evaluation = evaluate_image([crowd], [detection(inside), detection(inside, 0.8, DOG)])
     counts = count_at(evaluation, 0.5)
-    # The dog lies on no crowd of dogs.
+    # There is no crowd of dogs.
     assert totals(counts) == {**NONE, "background": 1}
     assert counts["confusion"] == [[2, 1, 1]]
     assert counts["precision"] == [None, 0.0] and counts["recall"] == [None, None]
 
 
-def check_sums(ground: COCO, results: list[dict]) -> None:
-    """The sums of all confusions and mistakes, against plain counts."""
-    evaluation = evaluate(ground, results)
-    labels = {category: label for label, category in enumerate(sorted(ground.cats))}
-    objects = [x for x in ground.dataset["annotations"] if not x["iscrowd"]]
-    there = Counter(labels[x["category_id"]] for x in objects)
+def test_sums_of_confusions_and_mistakes(ground_truth: COCO):
+    """They are the numbers of objects and of detections, in a plain loop."""
+    results = jitter(ground_truth)
+    evaluation = evaluate(ground_truth, results)
+    labels = {category: label for label, category in enumerate(sorted(ground_truth.cats))}
+    objects = [x for x in ground_truth.dataset["annotations"] if not x["iscrowd"]]
+    num_objects = Counter(labels[x["category_id"]] for x in objects)
+    ignored = evaluation.detections[evaluation.detections["kind"] == IGNORED]
+    has_crowds = len(objects) < len(ground_truth.dataset["annotations"])
+    assert bool(len(ignored)) == has_crowds
     for score in SCORES:
         counts = count_at(evaluation, score)
         table = confusion_table(counts, len(labels))
         shown = Counter(labels[x["category_id"]] for x in results if x["score"] >= score)
-        ignored = evaluation.detections[evaluation.detections["kind"] == IGNORED]
         shown.subtract(Counter(ignored["label"][ignored["score"] >= score].tolist()))
         for label in labels.values():
-            assert table[label].sum() == there[label]
+            assert table[label].sum() == num_objects[label]
             assert table[:, label].sum() == shown[label]
-        hits = sum(round(r * there[i]) for i, r in enumerate(counts["recall"]) if r is not None)
+        recalls = enumerate(counts["recall"])
+        hits = sum(round(r * num_objects[i]) for i, r in recalls if r is not None)
         kinds = totals(counts)
         assert kinds["missed"] <= len(objects) - hits
         assert sum(kinds.values()) - kinds["missed"] == shown.total() - hits
-
-
-def test_sums_are_the_counts():
-    ground = make_ground_truth(random_images(30, seed=1))
-    check_sums(ground, jitter(ground, seed=1))
-
-
-def test_sums_are_the_counts_on_bccd(bccd: Path):
-    ground = COCO(str(bccd / "val.json"))
-    for number, annotation in enumerate(ground.dataset["annotations"], start=1):
-        annotation["id"] = number
-    ground.createIndex()
-    results = jitter(ground)
-    check_sums(ground, results)
-    # There are no crowds: every detection counts.
-    assert not (evaluate(ground, results).detections["kind"] == IGNORED).any()
 
 
 def test_a_threshold_is_as_if_there_were_no_other_detections():
