@@ -7,7 +7,6 @@ shift them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -66,7 +65,7 @@ class BatchPlan:
     Args:
         repeat_factors: (images,), how often each image is seen in an epoch; 1 for plain epochs.
         batch_size: of all processes together.
-        seed: not negative.
+        seed: not negative; another one may be set at any time.
         groups: (images,), group numbers, or None; a batch has images of one group, except one or
             two batches per epoch.
     """
@@ -89,7 +88,7 @@ class BatchPlan:
         self.num_images = len(repeat_factors)
         self.epoch_length = epoch_length(repeat_factors)
         self.repeat_factors = repeat_factors * (self.epoch_length / repeat_factors.sum())
-        self._epoch, self._order = -1, np.zeros(0, int)  # the epoch drawn last
+        self._drawn, self._order = (seed, -1), np.zeros(0, int)  # seed and epoch drawn last
 
     def __call__(self, iteration: int) -> list[SampleSpec]:
         """Return the sample specs of a batch; they are the same in every process."""
@@ -110,12 +109,6 @@ class BatchPlan:
             specs.append(SampleSpec(index, partner, weight, size, seeds[position]))
         return specs
 
-    def with_seed(self, seed: int) -> BatchPlan:
-        """Return the same plan with another seed."""
-        batch_plan = copy.copy(self)
-        batch_plan.seed, batch_plan._epoch = seed, -1
-        return batch_plan
-
     def size(self, iteration: int) -> int:
         """Return the side of the square in pixels of an iteration's images."""
         if iteration >= self.sizes.final_start:
@@ -133,8 +126,8 @@ class BatchPlan:
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the indices of an epoch's images in their order: (epoch_length,)."""
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._draw_order(epoch)
+        if (self.seed, epoch) != self._drawn:
+            self._drawn, self._order = (self.seed, epoch), self._draw_order(epoch)
         return self._order
 
     def _draw_order(self, epoch: int) -> np.ndarray:

@@ -65,15 +65,11 @@ class ImageCache:
         offset, shape = self.offsets.get(path), self.shapes.get(path)
         if offset is None:
             return self.read(path)
-        if not self.memory[offset]:
-            image = self.read(path)
-            if image.shape != shape:
-                return image
-            self._pixels(offset, shape)[:] = image
+        stored = np.ndarray(shape, np.uint8, self.memory, offset + 1)
+        if self.memory[offset]:
+            return stored.copy()
+        image = self.read(path)
+        if image.shape == shape:
+            stored[:] = image
             self.memory[offset] = 1  # last, since other processes may look at any time
-            return image
-        return self._pixels(offset, shape).copy()
-
-    def _pixels(self, offset: int, shape: tuple[int, int, int]) -> np.ndarray:
-        count = int(np.prod(shape))
-        return np.frombuffer(self.memory, np.uint8, count, offset=offset + 1).reshape(shape)
+        return image

@@ -81,7 +81,7 @@ def _values(cfg: CfgNode, key: str) -> Sequence:
 
 
 def _check_mapper(cfg: CfgNode) -> None:
-    """Raise a ValueError if the config uses a feature of the mapper that it does not choose."""
+    """Raise a ValueError if a key needs the other mapper than INPUT.SQUARE chooses."""
     if cfg.INPUT.SQUARE:
         for key in ("MASK_ON", "KEYPOINT_ON", "LOAD_PROPOSALS"):
             if cfg.MODEL[key]:

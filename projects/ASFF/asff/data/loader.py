@@ -57,7 +57,7 @@ class TrainingLoader:
     """Endless training batches of this process: lists of dicts.
 
     Args:
-        num_workers: processes that read; 0 reads in this one.
+        num_workers: number of processes that read; 0 reads in this one.
         max_unreadable: largest share of failed reads; beyond it, training stops.
     """
 
@@ -84,7 +84,7 @@ class TrainingLoader:
     def resume(self, iteration: int, seed: int) -> None:
         """Let the next pass begin at an iteration of the batch plan with this seed."""
         self.sampler.iteration = iteration
-        self.sampler.batch_plan = self.sampler.batch_plan.with_seed(seed)
+        self.sampler.batch_plan.seed = seed
 
     def __iter__(self) -> Iterator[list[dict]]:
         """Yield batches from the sampler's ``iteration`` on.
@@ -123,5 +123,4 @@ class TrainingLoader:
 
 
 def _start_worker(worker: int) -> None:
-    # There are as many workers as there are spare cores.
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(0)  # the cores are shared out among the workers

@@ -43,9 +43,8 @@ class TrainingDataset(Dataset):
         with _seeded(spec.seed):
             for _ in range(1 + MAX_REPLACEMENTS):
                 reads += 1 + mixed
-                first, second = self.dataset_dicts[index], None
-                if mixed:
-                    second = self.dataset_dicts[partner]
+                first = self.dataset_dicts[index]
+                second = self.dataset_dicts[partner] if mixed else None
                 try:
                     mapped = self.mapper(first, second, weight=spec.weight, size=spec.size)
                 except UnreadableImage as error:
