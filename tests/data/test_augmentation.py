@@ -53,13 +53,8 @@ def test_results_follow_the_seed_and_leave_the_input_alone(augmentation):
 
 
 def color(**options) -> RandomColor:
-    """Colour distortion of the named kinds only."""
+    """Build a colour distortion of the named kinds only."""
     return RandomColor(**{"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, **options})
-
-
-def test_color_without_strength_changes_nothing():
-    for seed in range(20):
-        np.testing.assert_array_equal(augment(color(), noise(20, 30), seed=seed)[0], noise(20, 30))
 
 
 @pytest.mark.parametrize(("brightness", "contrast"), [(32, 0.0), (0, 0.5), (32, 0.5)])
@@ -111,13 +106,6 @@ def test_saturation_and_hue(part, limit, count, image_format):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_same_colours_in_either_order(seed):
-    rgb, _ = augment(RandomColor(), noise(20, 30), seed=seed)
-    bgr, _ = augment(RandomColor(image_format="BGR"), noise(20, 30)[..., ::-1].copy(), seed=seed)
-    np.testing.assert_array_equal(rgb, bgr[..., ::-1])
-
-
-@pytest.mark.parametrize("seed", range(5))
 def test_expand_keeps_pixels_and_moves_boxes(seed):
     image = noise(20, 30)
     expanded, boxes = augment(RandomExpand(3.0), image, np.array([[3, 4, 20, 15]]), seed)
@@ -148,7 +136,7 @@ BOXES = np.array([[10.0, 8, 110, 85], [8, 5, 112, 82]])
 
 
 def draw_crops(min_ious, boxes, count: int) -> tuple[list[np.ndarray], int]:
-    """Corners of the crops of many draws, and how many draws do not crop."""
+    """Draw crops; return their corners, and the number of draws that do not crop."""
     crop, image = RandomMinIoUCrop(min_ious), np.zeros((90, 120, 3), np.uint8)
     np.random.seed(0)
     transforms = [crop.get_transform(image, boxes) for _ in range(count)]
@@ -219,7 +207,11 @@ def test_crops_of_tiny_images(size):
 
 
 def draw_affines(**limits: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """500 times, where the centre of 200 x 100 pixels and the points right of and below it go."""
+    """Draw 500 transforms of 200 x 100 pixels.
+
+    Returns:
+        (500, 2) each: where the centre goes, and the vectors from it that were (1, 0) and (0, 1).
+    """
     augmentation = RandomAffine(
         **{"rotation": 0, "shear": 0, "scale": 0, "translation": 0} | limits
     )
@@ -253,13 +245,6 @@ def test_affine_shears():
     assert abs(np.corrcoef(leans)[0, 1]) < 0.2
 
 
-def test_affine_without_limits_changes_nothing():
-    augmentation = RandomAffine(rotation=0, shear=0, scale=0, translation=0)
-    moved, boxes = augment(augmentation, noise(20, 30), np.array([[1.0, 2, 3, 4]]))
-    np.testing.assert_array_equal(moved, noise(20, 30))
-    np.testing.assert_allclose(boxes, [[1, 2, 3, 4]])
-
-
 @pytest.mark.parametrize(
     ("height", "width", "wanted"),
     [(40, 60, (40, 60)), (60, 120, (30, 60)), (90, 61, (60, 41)), (1, 600, (1, 60))],
@@ -270,12 +255,6 @@ def test_resize_longest_edge(height, width, wanted):
     image, boxes = augment(ResizeLongestEdge(60), noise(height, width), boxes)
     assert image.shape == (*wanted, 3)
     assert boxes.tolist() == [[0, 0, wanted[1], wanted[0]]]
-
-
-def test_resize_longest_edge_takes_means():
-    image, _ = augment(ResizeLongestEdge(30), noise(40, 60))
-    means = noise(40, 60).reshape(20, 2, 30, 2, 3).mean(axis=(1, 3))
-    assert np.abs(image - means).max() <= 0.5
 
 
 def test_resize_square_draws_every_interpolation():
@@ -294,15 +273,14 @@ def test_resize_square_draws_every_interpolation():
 
 
 @pytest.mark.parametrize("augmentation", ALL, ids=lambda x: type(x).__name__)
-@pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "RandomApply"])
-def test_in_detectron2s_own_mapper(tmp_path, augmentation, wrapped):
+def test_in_detectron2s_own_mapper(tmp_path, augmentation):
     """Boxes and masks follow their object."""
     dataset_dict = write(tmp_path / "x.png", 60, 90, {1: (30, 20, 60, 40)})
     (annotation,) = dataset_dict["annotations"]
     annotation["segmentation"] = [[30.0, 20, 60, 20, 60, 40, 30, 40]]
     mapper = DatasetMapper(
         is_train=True,
-        augmentations=[T.RandomApply(augmentation, 1.0) if wrapped else augmentation],
+        augmentations=[augmentation],
         image_format="RGB",
         use_instance_mask=True,
     )

@@ -321,20 +321,15 @@ def test_phases_count_repeats():
     assert build_batch_plan(cfg, dicts, seed=1).mixup.end == 100 - 26
 
 
-def test_wide_images_share_batches_where_they_keep_their_shape():
-    wide = [{"width": 2 + i % 2, "height": 2, "annotations": []} for i in range(40)]
-    options = ("INPUT.SQUARE", False, "SOLVER.IMS_PER_BATCH", 8)
-    plan = build_batch_plan(detector_cfg(*options), wide, seed=1)
-    # 20 of each: two batches of 8 each, and one of the 4 that remain of both.
-    kinds = [{index % 2 for index in plan.indices(k)} for k in range(5)]
-    assert sorted(map(len, kinds)) == [1, 1, 1, 1, 2]
-    off = detector_cfg(*options, "DATALOADER.ASPECT_RATIO_GROUPING", False)
-    assert build_batch_plan(off, wide, seed=1).groups is None
-    assert build_batch_plan(detector_cfg(*SQUARE), wide, seed=1).groups is None
-    # Images of unknown size are with the high ones, and so are square ones.
-    odd = [{"width": 3, "height": 2}, {"width": 2, "height": 2}, {}]
-    odd = [{"annotations": [], **size} for size in odd]
-    assert build_batch_plan(detector_cfg(*options), odd, seed=1).groups.tolist() == [1, 0, 0]
+def test_wide_and_high_images_are_grouped_where_they_keep_their_shape():
+    """Images of unknown size are with the high ones, and so are square ones."""
+    sizes = [{"width": 3, "height": 2}, {"width": 2, "height": 2}, {}]
+    dicts = [{"annotations": [], **size} for size in sizes]
+    no_groups = ("DATALOADER.ASPECT_RATIO_GROUPING", False)
+    for options, groups in ((("INPUT.SQUARE", False), [1, 0, 0]), (SQUARE, None)):
+        plan = build_batch_plan(detector_cfg(*options), dicts, seed=1)
+        assert (plan.groups if groups is None else plan.groups.tolist()) == groups
+        assert build_batch_plan(detector_cfg(*options, *no_groups), dicts, seed=1).groups is None
 
 
 def test_repeat_factors():
@@ -385,56 +380,59 @@ def test_boxes_of_whole_numbers_are_not_rounded(config, register, dataset_dict, 
     assert boxes[0].tolist() == pytest.approx(box)
 
 
-def test_only_empty_images_are_refused(config, register, dataset_dict):
-    register("bare", lambda: [{**dataset_dict, "annotations": []}], thing_classes=CLASSES)
+def test_datasets_without_images_are_refused(config, register, dataset_dict):
     drop = ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", True)
-    cfg = tiny_cfg(config, "DATASETS.TRAIN", ("bare",), *drop)
-    with pytest.raises(ValueError, match=r"TRAIN \(bare\) cannot be used: AssertionError: "):
-        load_training_dicts(cfg)
-
-
-def test_no_training_set_is_refused(config):
-    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN is empty: name at least one dataset\."):
-        load_training_dicts(tiny_cfg(config, "DATASETS.TRAIN", ()))
+    register("bare", lambda: [{**dataset_dict, "annotations": []}], thing_classes=CLASSES)
+    for names, message in (
+        (("bare",), r"DATASETS\.TRAIN \(bare\) cannot be used: AssertionError: "),
+        ((), r"DATASETS\.TRAIN is empty: name at least one dataset"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_training_dicts(tiny_cfg(config, "DATASETS.TRAIN", names, *drop))
 
 
 @pytest.mark.parametrize("used", [True, False])
 def test_proposals_are_loaded_where_they_are_used(config, tmp_path, used):
     file = str(tmp_path / "proposals.pkl")
     options = ("MODEL.LOAD_PROPOSALS", used, "DATASETS.PROPOSAL_FILES_TRAIN", (file,))
-    cfg = tiny_cfg(config, *options)
-    dataset_dicts = load_training_dicts(tiny_cfg(config))
-    ids = [x["image_id"] for x in dataset_dicts]
+    ids = [x["image_id"] for x in load_training_dicts(tiny_cfg(config))]
     boxes = [np.ones((2, 4), np.float32)] * len(ids)
     logits = [np.array([0.5, 1.5], np.float32)] * len(ids)
     proposals = {"ids": ids, "boxes": boxes, "objectness_logits": logits, "bbox_mode": 0}
     Path(file).write_bytes(pickle.dumps(proposals))
-    loaded = load_training_dicts(cfg)
+    loaded = load_training_dicts(tiny_cfg(config, *options))
     assert all(("proposal_boxes" in x) is used for x in loaded)
 
 
-def test_classes_that_only_loading_shows_are_checked(config, datasets, register, tmp_path):
-    """In training, and in evaluation."""
-    content = json.loads((datasets / "shapes" / "train.json").read_text())
-    content["categories"].append({"id": 9, "name": "pentagon"})
-    path = tmp_path / "late.json"
-    path.write_text(json.dumps(content))
+@pytest.fixture
+def altered(datasets, tmp_path) -> Callable[..., str]:
+    """Write the training annotations with other categories; return their file."""
+
+    def write(*more: str, first: str = CLASSES[0]) -> str:
+        content = json.loads((datasets / "shapes" / "train.json").read_text())
+        content["categories"][0]["name"] = first
+        content["categories"] += [{"id": 9 + i, "name": name} for i, name in enumerate(more)]
+        path = tmp_path / "altered.json"
+        path.write_text(json.dumps(content))
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_classes_are_checked_once_loaded(config, datasets, register, altered, training):
     images = str(datasets / "shapes" / "images")
-    count = len(CLASSES)
-    for name, build in (("late", load_training_dicts), ("later", build_test_loader)):
-        register(name, lambda name=name: load_coco_json(str(path), images, name))
-        cfg = tiny_cfg(config, "DATASETS.TRAIN", (name,))
-        arguments = (cfg,) if build is load_training_dicts else (cfg, name)
-        with pytest.raises(ValueError, match=f"NUM_CLASSES is {count}, but .* has {count + 1}"):
-            build(*arguments)
+    register("more", lambda: load_coco_json(altered("pentagon"), images, "more"))
+    cfg, count = tiny_cfg(config, "DATASETS.TRAIN", ("more",)), len(CLASSES)
+    with pytest.raises(ValueError, match=f"NUM_CLASSES is {count}, but .* has {count + 1}"):
+        load_training_dicts(cfg) if training else build_test_loader(cfg, "more")
 
 
 @pytest.mark.parametrize("case", ["pentagon", "JSONDecodeError"])
-def test_unfit_annotations_are_refused(config, datasets, register, tmp_path, case):
-    content = json.loads((datasets / "shapes" / "train.json").read_text())
-    content["categories"][0]["name"] = "pentagon"
-    path = tmp_path / "unfit.json"
-    path.write_text(json.dumps(content) if case == "pentagon" else "{")
-    register("unfit", lambda: load_coco_json(str(path), "", "unfit"), thing_classes=CLASSES)
+def test_unfit_annotations_are_refused(config, register, altered, case):
+    path = altered(first="pentagon")
+    if case == "JSONDecodeError":
+        Path(path).write_text("{")
+    register("unfit", lambda: load_coco_json(path, "", "unfit"), thing_classes=CLASSES)
     with pytest.raises(ValueError, match=rf"(?s)DATASETS\.TRAIN \(unfit\).*{case}"):
         load_training_dicts(tiny_cfg(config, "DATASETS.TRAIN", ("unfit",)))

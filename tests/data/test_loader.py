@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterator
 
 import cv2
@@ -118,12 +116,11 @@ def test_stats_by_hand():
     assert "3 of 10 reads" in reads and "2 images" in reads
 
 
-@pytest.mark.parametrize(("boxes", "dropped", "share"), [(1, 0, None), (0, 3, "100.0%")])
-def test_summary_of_boxes(boxes, dropped, share):
+def test_all_boxes_dropped():
     loader = build(images=10)
-    instances = make_instances([[0, 0, 9, 9]] * boxes, [0] * boxes)
-    loader.count(example(instances=instances, dropped_boxes=dropped))
-    assert [line.split()[0] for line in loader.stats.summary()] == ([share] if share else [])
+    loader.count(example(dropped_boxes=3))
+    (line,) = loader.stats.summary()
+    assert line.startswith("100.0% ")
 
 
 def test_each_unreadable_image_is_logged_once(caplog):
@@ -165,14 +162,11 @@ def test_too_many_unreadable_images(workers):
         (10, 1.0, 1, 0, 10),
     ],
 )
-@pytest.mark.parametrize("reason", ["the same", "another"])
-def test_number_of_failures_that_are_allowed(
-    images, max_unreadable, world_size, reads, allowed, reason
-):
+def test_number_of_failures_that_are_allowed(images, max_unreadable, world_size, reads, allowed):
     """Each failure counts, of the same image as well as of others."""
     loader = build(images=images, max_unreadable=max_unreadable, world_size=world_size)
     loader.count(example(reads=reads))
-    reasons = [reason if reason == "the same" else str(i) for i in range(allowed + 1)]
+    reasons = [str(i // 2) for i in range(allowed + 1)]
     for reason in reasons[:-1]:
         loader.count(example(reads=0, unreadable=[reason]))
     with pytest.raises(UnreadableImage):
@@ -222,31 +216,14 @@ def test_training_stops_with_the_list(config, one_broken, tmp_path, workers):
 
 def test_training_goes_on_where_the_key_allows(config, one_broken, tmp_path):
     """6 steps of 4 images are two epochs: the image is missed twice, or more often, by chance."""
-    options = ("DATALOADER.MAX_UNREADABLE", 0.5, "SOLVER.MAX_ITER", 6, "OUTPUT_DIR", tmp_path)
-    run = run_here("--config-file", config, *options, "DATASETS.TEST", ())
+    options = ("DATALOADER.MAX_UNREADABLE", 0.5, "INPUT.MIN_BOX_SIDE", 24.0, "SOLVER.MAX_ITER", 6)
+    run = run_here("--config-file", config, *options, "OUTPUT_DIR", tmp_path, "DATASETS.TEST", ())
     assert run.code == 0, run.output
     assert run.output.count("Another image replaces an unreadable one: ") == 1
     found = re.search(r"(\d+) of (\d+) reads in this process failed, of 1 images", run.output)
     failed, reads = map(int, found.groups())
     assert failed >= 2 and reads == 2 * NUM_TRAIN + failed
-
-
-def test_training_logs_the_share_of_boxes_not_used(config, datasets, tmp_path):
-    """Two epochs; by hand from the annotations, with the width that a box has at 64 pixels."""
-    content = json.loads((datasets / "shapes" / "train.json").read_text())
-    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-    kinds = Counter()
-    for annotation in content["annotations"]:
-        width, height = sizes[annotation["image_id"]]
-        _, _, w, h = annotation["bbox"]
-        if w and h:  # a degenerate box does not count
-            kinds[min(w * 64 / width, h * 64 / height) >= 24] += 1
-    assert kinds[True] > 3 and kinds[False] > 3
-    share = kinds[False] / kinds.total()
-    options = ("INPUT.MIN_BOX_SIDE", 24.0, "SOLVER.MAX_ITER", 6, "OUTPUT_DIR", tmp_path)
-    run = run_here("--config-file", config, *options, "DATASETS.TEST", ())
-    assert run.code == 0, run.output
-    assert f"{share:.1%} of this process's training boxes were not used" in run.output
+    assert re.search(r"[1-9]\S*% of this process's training boxes were not used", run.output)
 
 
 def test_faults_of_the_program_keep_their_traceback(config, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from tests.helpers import detector_cfg
 
 
 def make_dict(name: str, height: int, width: int, *objects: tuple[int, list], **more) -> dict:
-    """A dataset dict of objects: class, and x, y, width, height."""
+    """Make a dataset dict of objects: class, and x, y, width, height."""
     annotations = [
         {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": index, "iscrowd": 0}
         for index, box in objects
@@ -32,7 +32,7 @@ def make_dict(name: str, height: int, width: int, *objects: tuple[int, list], **
 
 
 def make_mapper(*sides: int | tuple[int, int], **options) -> SquareMapper:
-    """A mapper that finds noise of these sizes in the files "0", "1" and so on."""
+    """Make a mapper that finds noise of these sizes in the files "0", "1" and so on."""
     sizes = [side if isinstance(side, tuple) else (side, side) for side in sides]
     return SquareMapper(read=lambda name: noise(*sizes[int(name)], seed=int(name)), **options)
 
@@ -186,13 +186,6 @@ def test_large_images_are_reduced_before_augmentation(augmentations, by_area):
     assert bool(np.abs(pixels - means).max() <= 1) is by_area
 
 
-@pytest.mark.parametrize("size", [32, 64, 96])
-def test_a_square_for_each_size(size):
-    mapped = make_mapper((20, 30))(make_dict("0", 20, 30, (0, [0, 0, 30, 20])), size=size)
-    assert mapped["image"].shape == (3, size, size)
-    assert mapped_boxes(mapped) == [[0, 0, size, size]]
-
-
 def test_size_that_is_not_the_files(tmp_path):
     """Of the image, or of its partner; the message names the file."""
     good = write(tmp_path / "a.png", 32, 32, {0: (0, 0, 32, 32)})
@@ -219,7 +212,7 @@ SIZE = 96
 
 @pytest.fixture
 def pair(tmp_path) -> list[dict]:
-    """A red and a green object; a blue one in a larger image. Classes 0, 1 and 2."""
+    """Write a red and a green object, and a blue one in a larger image: classes 0, 1 and 2."""
     return [
         write(tmp_path / "a.png", 90, 120, {0: (10, 15, 50, 60), 1: (70, 20, 110, 80)}),
         write(tmp_path / "b.png", 260, 200, {2: (30, 50, 150, 120)}),
@@ -227,7 +220,11 @@ def pair(tmp_path) -> list[dict]:
 
 
 def run_chain(cfg, pair, seed: int) -> tuple[np.ndarray, dict[int, np.ndarray], int]:
-    """Pixels (H, W, 3), boxes by class and number of dropped boxes; every other sample is mixed."""
+    """Map a sample, mixed if ``seed`` is odd.
+
+    Returns:
+        Pixels (H, W, 3), boxes by class, and the number of dropped boxes.
+    """
     np.random.seed(seed)
     weight = 0.35 + 0.1 * (seed % 4)
     partner = {"partner": pair[1], "weight": weight} if seed % 2 else {}
@@ -263,9 +260,12 @@ def test_boxes_are_where_their_objects_are(pair):
 
 
 def test_boxes_enclose_rotated_objects(pair):
-    """Rotation and shear, by 5 degrees at most, widen a box by a tenth of its sides at most."""
+    """Rotation and shear, by 5 degrees at most, widen a box by a tenth of its sides at most.
+
+    Objects that are seen have no box if its sides would be less than 8 pixels.
+    """
     cfg = detector_cfg(*CHAIN, "INPUT.MIN_BOX_SIDE", 8.0)
-    checked = 0
+    checked = lost = 0
     for seed in range(150):
         image, boxes, _ = run_chain(cfg, pair, seed)
         for channel, box in boxes.items():
@@ -273,39 +273,25 @@ def test_boxes_enclose_rotated_objects(pair):
             wider = np.abs(box - seen) - 0.1 * np.tile(seen[2:] - seen[:2], 2)[[1, 0, 3, 2]]
             assert (seen[:2] >= box[:2] - 2).all() and (seen[2:] <= box[2:] + 2).all()
             assert wider.max() <= 2, f"seed {seed}"
+            assert (box[2:] - box[:2]).min() >= 8
             checked += 1
-    assert checked > 250
-
-
-def test_limits_of_boxes_from_the_config(pair):
-    """Every kept box has the least side; some objects that are seen have not."""
-    cfg = detector_cfg(*CHAIN, *STRAIGHT, "INPUT.MIN_BOX_SIDE", 12.0)
-    lost = 0
-    for seed in range(100):
-        image, boxes, _ = run_chain(cfg, pair, seed)
-        assert all((box[2:] - box[:2]).min() >= 12 for box in boxes.values())
         lost += sum(c not in boxes and extent(image[..., c]) is not None for c in range(3))
-    assert lost > 5
+    assert checked > 250 and lost > 5
 
 
 def wrapped_mapper(*augmentations: T.Augmentation) -> WrappedDatasetMapper:
-    """Detectron2's mapper as a part of the batch plan."""
+    """Wrap Detectron2's mapper with these augmentations."""
     mapper = DatasetMapper(is_train=True, augmentations=[*augmentations], image_format="RGB")
     return WrappedDatasetMapper(mapper)
 
 
-def test_wrapped_mapper_keeps_the_size(tmp_path):
-    given = write(tmp_path / "x.png", 32, 48, {0: (1, 2, 30, 20)})
-    mapped = wrapped_mapper()(given, None, weight=1.0, size=416)
-    assert mapped["image"].shape == (3, 32, 48)
-    assert mapped_boxes(mapped) == [[1, 2, 30, 20]]
-    assert "annotations" in given and mapped["dropped_boxes"] == 0
-
-
-def test_wrapped_mapper_counts_dropped_boxes(tmp_path):
-    """Two boxes, of which the crop keeps one or none; crowds are not counted."""
+def test_wrapped_mapper(tmp_path):
+    """The size stays. Of two boxes the crop keeps one or none; crowds are not counted."""
     given = write(tmp_path / "x.png", 32, 64, {0: (1, 2, 9, 9), 1: (50, 20, 60, 30)})
     given["annotations"].append({**given["annotations"][0], "iscrowd": 1})
+    mapped = wrapped_mapper()(given, None, weight=1.0, size=416)
+    assert mapped["image"].shape == (3, 32, 64) and mapped["dropped_boxes"] == 0
+    assert mapped_boxes(mapped) == [[1, 2, 9, 9], [50, 20, 60, 30]]
     for seed in range(10):
         np.random.seed(seed)
         mapped = wrapped_mapper(T.RandomCrop("absolute", (32, 20)))(given)
@@ -318,27 +304,14 @@ def assert_unreadable(path, reason: str = "", side: int = 32, **stated: int) -> 
         wrapped_mapper()(given, size=0)
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (None, "No such file or directory"),
-        (b"", "cannot identify image file"),
-        (b"<html>", "cannot identify image file"),
-    ],
-)
-def test_wrapped_mapper_names_unreadable_files(tmp_path, data, reason):
-    if data is not None:
-        (tmp_path / "x.jpg").write_bytes(data)
-    assert_unreadable(tmp_path / "x.jpg", reason)
-
-
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
 def test_wrapped_mapper_names_truncated_files(tmp_path, suffix):
     """Wherever a file ends, the error is of the same kind."""
     path = tmp_path / f"x.{suffix}"
+    assert_unreadable(path, "No such file")
     Image.fromarray(noise(32, 32)).save(path)
     data = path.read_bytes()
-    for length in np.linspace(1, len(data) * 3 // 4, 20).astype(int):
+    for length in np.linspace(0, len(data) * 3 // 4, 20).astype(int):
         path.write_bytes(data[:length])
         assert_unreadable(path)
 
