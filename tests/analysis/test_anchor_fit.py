@@ -15,7 +15,6 @@ from torch import Tensor
 from asff.analysis import anchor_fit
 from asff.analysis.anchor_fit import (
     base_path,
-    best_ious,
     box_sizes,
     fit_anchors,
     measure,
@@ -86,13 +85,6 @@ def test_fit_against_a_slow_loop(monkeypatch):
     assert fit.poor == sum(iou < 0.5 for iou in best) / 60 and 0 < fit.poor < 1
     first = sum(owner < 2 for owner in owners) / 60
     assert fit.levels == pytest.approx([first, 0, 1 - first]) and 0 < first < 1
-
-
-def test_likeness_is_iou_not_distance():
-    # 12 pixels of either side from the one, 18 from the other; IoU 100 / 484 and 484 / 1600.
-    ious, nearest = best_ious(tensor([(22, 22)]), tensor([(10, 10), (40, 40)]))
-    assert nearest.tolist() == [1]
-    assert ious.tolist() == pytest.approx([484 / 1600])
 
 
 def test_a_step_by_hand():
@@ -175,12 +167,6 @@ def test_malformed_anchors_of_a_config(levels):
     assert f"MODEL.YOLOV3.ANCHORS is {levels}: write a list for each of the 3" in str(error.value)
 
 
-def test_other_detectors_have_no_anchors_to_fit():
-    cfg = detector_cfg("MODEL.META_ARCHITECTURE", "RetinaNet")
-    with pytest.raises(ValueError, match="META_ARCHITECTURE is 'RetinaNet', but only .* 'YOLOv3'"):
-        read_anchors(cfg)
-
-
 def dataset_dict(height: int, width: int, *boxes: list, **fields: object) -> dict:
     mode = {"bbox_mode": BoxMode.XYWH_ABS, **fields}
     annotations = [{"bbox": box, "category_id": 0, **mode} for box in boxes]
@@ -195,25 +181,12 @@ def test_boxes_are_resized_with_their_images():
     dicts = [
         dataset_dict(480, 640, [10, 20, 64, 48], [0, 0, 640, 480]),
         dataset_dict(160, 160, [5, 5, 16, 8]),
+        dataset_dict(320, 640, [-10, -20, 30, 60], [620, 300, 100, 100]),  # clipped
+        dataset_dict(320, 320, [10, 20, 40, 60], bbox_mode=BoxMode.XYXY_ABS),
     ]
     sizes, crowds, degenerate = box_sizes(square_cfg(), dicts)
-    assert sizes.tolist() == [[32, 32], [320, 320], [32, 16]]
+    assert sizes.tolist() == [[32, 32], [320, 320], [32, 16], [10, 40], [10, 20], [30, 40]]
     assert (crowds, degenerate) == (0, 0)
-
-
-def test_boxes_keep_their_aspect_ratio_without_square():
-    cfg = detector_cfg("INPUT.MIN_SIZE_TEST", 240, "INPUT.MAX_SIZE_TEST", 480)
-    # By a half; by a quarter, for the longer side would exceed 480; by two.
-    dicts = [
-        dataset_dict(480, 640, [0, 0, 64, 48]),
-        dataset_dict(1920, 480, [0, 0, 64, 48]),
-        dataset_dict(120, 120, [0, 0, 64, 48]),
-    ]
-    sizes, _, _ = box_sizes(cfg, dicts)
-    assert sizes.tolist() == [[32, 24], [16, 12], [128, 96]]
-    cfg.INPUT.MIN_SIZE_TEST = 0
-    sizes, _, _ = box_sizes(cfg, dicts)
-    assert sizes.tolist() == [[64, 48]] * 3
 
 
 def test_boxes_that_are_left_out_are_counted():
@@ -230,21 +203,6 @@ def test_boxes_that_are_left_out_are_counted():
     assert (crowds, degenerate) == (2, 5)
     sizes, _, _ = box_sizes(square_cfg(), dicts[4:])
     assert sizes.shape == (0, 2)
-
-
-def test_boxes_are_clipped_to_the_image():
-    dicts = [dataset_dict(320, 640, [-10, -20, 30, 60], [620, 300, 100, 100])]
-    sizes, _, _ = box_sizes(square_cfg(), dicts)
-    assert sizes.tolist() == [[20 / 2, 40], [20 / 2, 20]]
-
-
-def test_corners_are_read_too():
-    dicts = [
-        dataset_dict(320, 320, [10, 20, 40, 60], bbox_mode=BoxMode.XYXY_ABS),
-        dataset_dict(320, 320, [10, 20, 40, 60]),
-    ]
-    sizes, _, _ = box_sizes(square_cfg(), dicts)
-    assert sizes.tolist() == [[30, 40], [40, 60]]
 
 
 def test_base_path():

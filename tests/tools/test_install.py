@@ -66,19 +66,16 @@ def ranges() -> dict:
 @pytest.mark.parametrize("name", sorted(ranges()))
 def test_pins_lie_in_the_ranges(name: str) -> None:
     (pin,) = pinned()[name].specifier
-    assert pin.operator == "=="
     assert ranges()[name].specifier.contains(pin.version)
-
-
-def test_everything_is_pinned_exactly() -> None:
-    assert all([s.operator for s in r.specifier] == ["=="] for r in pinned().values())
 
 
 @pytest.mark.parametrize("name", sorted(pinned()))
 def test_pins_are_for_every_python_that_serves(name: str) -> None:
     """As far as their metadata tells: where one of them serves, all are installed from this set."""
+    (pin,) = pinned()[name].specifier
+    assert pin.operator == "=="
     found = next(iter(importlib.metadata.distributions(name=name)), None)
-    if found is None or found.version.split("+")[0] not in pinned()[name].specifier:
+    if found is None or found.version.split("+")[0] != pin.version:
         pytest.skip("this version is not installed")
     pythons = SpecifierSet(found.metadata["Requires-Python"] or "")
     assert all(version in pythons for version in ("3.10", "3.11", "3.12"))
@@ -89,16 +86,11 @@ def test_the_package_requires_no_detectron2_and_no_particular_opencv() -> None:
     assert not [name for name in ranges() if "detectron2" in name or "opencv" in name]
 
 
-@pytest.mark.parametrize("version", [(3, 10), (3, 11), (3, 12)])
-def test_pythons_that_serve(version: tuple) -> None:
-    install.check_python(version)
-
-
 @pytest.mark.parametrize("version, word", [((3, 9), "too old"), ((3, 13), "too new")])
-def test_pythons_that_do_not(version: tuple, word: str) -> None:
-    with pytest.raises(
-        install.Missing, match=rf"Python {version[0]}\.{version[1]} is {word}.*PYTHON="
-    ):
+def test_pythons_that_serve(version: tuple, word: str) -> None:
+    for minor in (10, 11, 12):
+        install.check_python((3, minor))
+    with pytest.raises(install.Missing, match=rf"Python 3\.{version[1]} is {word}.*PYTHON="):
         install.check_python(version)
 
 
@@ -178,9 +170,8 @@ def test_doctor_speaks_where_everything_is_missing() -> None:
     result = subprocess.run(
         [sys.executable, "-I", "-S", "tools/doctor.py"], cwd=ROOT, capture_output=True, text=True
     )
-    assert result.returncode == 1
+    assert result.returncode == 1 and "fix: make setup" in result.stdout
     assert "FAIL  torch: ModuleNotFoundError" in result.stdout
-    assert "fix: make setup" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
 
 
