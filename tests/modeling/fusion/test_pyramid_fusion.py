@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,29 +12,25 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from asff.modeling.fusion import (
-    AdaptiveFusion,
-    ConcatFusion,
-    PyramidFusion,
-    Resize,
-    SumFusion,
-)
+from asff.modeling.fusion import AdaptiveFusion, ConcatFusion, PyramidFusion, Resize, SumFusion
 from tests.helpers import TINY_DARKNET, detector_cfg
 from tests.modeling.fusion.resized import make_features, spatial_weights
 
-STRIDES = (32, 16, 8)
 STYLE = {"norm": "BN", "activation": "leaky_relu"}
 
 
-def make_fusion(channels: Sequence[int], *, weight_channels: int = 3) -> PyramidFusion:
+OPERATIONS = {
+    "asff": partial(AdaptiveFusion, weight_channels=3, **STYLE),
+    "sum": SumFusion,
+    "concat": ConcatFusion,
+}
+
+
+def make_fusion(operation: str, channels: Sequence[int]) -> PyramidFusion:
     """Build a fusion in evaluation mode whose parameters and statistics are all random."""
     torch.manual_seed(0)
-    fusion = PyramidFusion(
-        partial(AdaptiveFusion, weight_channels=weight_channels, **STYLE),
-        in_channels=channels,
-        strides=STRIDES,
-        **STYLE,
-    )
+    options = {"in_channels": channels, "strides": (32, 16, 8), **STYLE}
+    fusion = PyramidFusion(OPERATIONS[operation], **options)
     for layer in fusion.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
@@ -95,31 +92,19 @@ def slow_resize(
     return slow_conv(x, resize.conv, stride=2)
 
 
-def slow_fusion(fusion: PyramidFusion, features: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Compute Equations 1 and 2 for one image."""
-    fused = []
-    for target, feature in enumerate(features):
-        channels, size = len(feature), feature.shape[1:]
-        resized = [
-            slow_resize(x, level, target, fusion.resize[target][level], channels, size)
-            for level, x in enumerate(features)
-        ]
-        fuse = fusion.fuse[target]
-        compressed = np.concatenate([slow_conv(x, c) for x, c in zip(resized, fuse.compress)])
-        kernel = fuse.logits.weight.detach().double().numpy()[:, :, 0, 0]
-        bias = fuse.logits.bias.detach().double().numpy()
-        out = np.zeros(feature.shape)
-        for y in range(size[0]):
-            for z in range(size[1]):
-                # lambda_alpha, lambda_beta, lambda_gamma at this location.
-                controls = [kernel[n] @ compressed[:, y, z] + bias[n] for n in range(3)]
-                total = sum(np.exp(control) for control in controls)
-                for level in range(3):
-                    weight = np.exp(controls[level]) / total
-                    for channel in range(channels):
-                        out[channel, y, z] += weight * resized[level][channel, y, z]
-        fused.append(out)
-    return fused
+def slow_fuse(fuse: AdaptiveFusion, resized: Sequence[np.ndarray]) -> np.ndarray:
+    """Compute Equations 1 and 2 at one level."""
+    compressed = np.concatenate([slow_conv(x, c) for x, c in zip(resized, fuse.compress)])
+    kernel = fuse.logits.weight.detach().double().numpy()[:, :, 0, 0]
+    bias = fuse.logits.bias.detach().double().numpy()
+    out = np.zeros(resized[0].shape)
+    for y, z in np.ndindex(out.shape[1:]):
+        # lambda_alpha, lambda_beta, lambda_gamma at this location.
+        controls = [kernel[n] @ compressed[:, y, z] + bias[n] for n in range(3)]
+        total = sum(np.exp(control) for control in controls)
+        for control, x in zip(controls, resized):
+            out[:, y, z] += np.exp(control) / total * x[:, y, z]
+    return out
 
 
 @pytest.mark.parametrize(
@@ -132,31 +117,32 @@ def slow_fusion(fusion: PyramidFusion, features: Sequence[np.ndarray]) -> list[n
     ids=str,
 )
 @pytest.mark.parametrize("channels", [(6, 4, 4), (2, 3, 5)], ids=str)
-def test_equals_the_slow_loop(channels, sizes):
-    fusion = make_fusion(channels)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_equals_the_slow_loop(operation, channels, sizes):
+    """All operations take the same resized features (Table 3 compares them on equal inputs)."""
+    fusion = make_fusion(operation, channels)
     features = make_features(channels, sizes, num_images=2)
     with torch.no_grad():
         fused = fusion(features)
-    for image in range(2):
-        expected = slow_fusion(fusion, [x[image].double().numpy() for x in features])
-        for found, wanted in zip(fused, expected):
-            np.testing.assert_allclose(found[image].numpy(), wanted, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("chosen", [0, 1, 2])
-def test_level_with_a_large_logit_comes_through(chosen):
-    channels, sizes = (6, 4, 4), [(2, 3), (4, 6), (8, 12)]
-    fusion = make_fusion(channels)
-    features = make_features(channels, sizes)
-    for fuse in fusion.fuse:
-        nn.init.zeros_(fuse.logits.bias)
-        fuse.logits.bias.data[chosen] = 1e4
-    with torch.no_grad():
-        fused = fusion(features)
-        for target, (found, size) in enumerate(zip(fused, sizes)):
-            expected = fusion.resize[target][chosen](features[chosen], size)
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    torch.testing.assert_close(fused[chosen], features[chosen], rtol=0, atol=0)
+    for image, target in itertools.product(range(2), range(3)):
+        resized = [
+            slow_resize(
+                x[image].double().numpy(),
+                level,
+                target,
+                fusion.resize[target][level],
+                channels[target],
+                sizes[target],
+            )
+            for level, x in enumerate(features)
+        ]
+        if operation == "asff":
+            expected = slow_fuse(fusion.fuse[target], resized)
+        else:
+            expected = sum(resized) if operation == "sum" else np.concatenate(resized)
+        found = fused[target][image].numpy()
+        assert len(found) == fusion.out_channels[target]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -185,37 +171,6 @@ def test_pieces_of_resizing(
     assert resized.shape == (2, out_channels, *target)
     if in_stride == out_stride:
         assert torch.equal(resized, x)
-
-
-def test_upsampling_repeats():
-    x = torch.arange(6.0).view(1, 1, 2, 3)
-    expected = [[0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5], [3, 3, 4, 4, 5, 5]]
-    assert Resize(1, 1, 16, 8, **STYLE)(x, (4, 6))[0, 0].tolist() == expected
-
-
-@pytest.mark.parametrize("operation", [SumFusion, ConcatFusion])
-def test_sum_and_concat_take_the_same_resized_features(operation):
-    """Table 3 compares operations on equal inputs."""
-    channels, sizes = (6, 4, 2), [(2, 3), (4, 6), (8, 12)]
-    features = make_features(channels, sizes)
-    fusion = PyramidFusion(operation, in_channels=channels, strides=STRIDES, **STYLE).eval()
-    with torch.no_grad():
-        fused = fusion(features)
-    for target, (found, size) in enumerate(zip(fused, sizes)):
-        resized = [
-            slow_resize(
-                x[0].double().numpy(),
-                level,
-                target,
-                fusion.resize[target][level],
-                channels[target],
-                size,
-            )
-            for level, x in enumerate(features)
-        ]
-        expected = sum(resized) if operation is SumFusion else np.concatenate(resized)
-        np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-4, atol=1e-5)
-        assert found.shape[1] == fusion.out_channels[target]
 
 
 def test_by_config():

@@ -51,10 +51,10 @@ def around(cx: float, cy: float, w: float, h: float) -> list[float]:
 
 
 def ignored_locations(
-    layout: Layout, boxes: Sequence[Sequence[float]], scale: float | None
+    layout: Layout, box: Sequence[float], scale: float | None
 ) -> dict[int, set[tuple[int, int]]]:
     """Return the ignored locations (x, y) by stride, and check that all their anchors are."""
-    gt = [make_instances(boxes, [0] * len(boxes))]
+    gt = [make_instances([box], [0])]
     (weights,) = match(layout, tiny_boxes(layout), gt, scale).obj_weights
     locations: dict[int, set[tuple[int, int]]] = {}
     anchors = [anchor for anchor, weight in zip(layout.anchors, weights.tolist()) if weight == 0]
@@ -122,26 +122,15 @@ def test_drawn_examples(anchor_free, scale):
 
 
 @pytest.mark.parametrize(
-    "box, expected",
-    [
-        # 30 x 61 is an anchor of stride 16, the middle level. On the borders between locations:
-        (around(64, 48, 30, 61), {8: {(8, 6)}, 32: {(2, 1)}}),
-        (around(63.9, 47.9, 30, 61), {8: {(7, 5)}, 32: {(1, 1)}}),
-        # In the corners of the image of 128 x 96.
-        (around(0, 0, 30, 61), {8: {(0, 0)}, 32: {(0, 0)}}),
-        (around(128, 96, 30, 61), {8: {(15, 11)}, 32: {(3, 2)}}),
-        # The finest and the coarsest level have one neighbour.
-        (around(20, 70, 10, 13), {16: {(1, 4)}}),
-        (around(64, 48, 116, 90), {16: {(4, 3)}}),
-    ],
-)
-def test_center(box, expected):
-    assert ignored_locations(Layout(96, 128), [box], None) == expected
-
-
-@pytest.mark.parametrize(
     "box, scale, expected",
     [
+        # 30 x 61 is an anchor of stride 16, the middle level. On the borders between locations:
+        (around(64, 48, 30, 61), None, {8: {(8, 6)}, 32: {(2, 1)}}),
+        # In the corner of the image of 128 x 96.
+        (around(128, 96, 30, 61), None, {8: {(15, 11)}, 32: {(3, 2)}}),
+        # The finest and the coarsest level have one neighbour.
+        (around(20, 70, 10, 13), None, {16: {(1, 4)}}),
+        (around(64, 48, 116, 90), None, {16: {(4, 3)}}),
         # 44 to 76 and 36.75 to 59.25: at stride 8, centres on the left and right border; at
         # stride 32, the centre (48, 48).
         (
@@ -155,51 +144,10 @@ def test_center(box, expected):
         (around(64, 48, 30, 61), 0.2, {}),
         # Over the corner of the image: up to 15 and 30.
         (around(0, 0, 60, 120), 0.5, {8: {(x, y) for x in (0, 1) for y in (0, 1, 2, 3)}}),
-        # The whole box: 49 to 79 and 17.5 to 78.5.
-        (
-            around(64, 48, 30, 61),
-            1.0,
-            {8: {(x, y) for x in (6, 7, 8, 9) for y in range(2, 10)}},
-        ),
-        # The finest and the coarsest level have one neighbour: 12 to 28 and 60 to 80 of 32 x 40;
-        # 35 to 93 and 25.5 to 70.5.
-        (around(20, 70, 16, 20), 1.0, {16: {(1, 4)}}),
-        (around(64, 48, 116, 90), 0.5, {16: {(x, y) for x in (2, 3, 4, 5) for y in (2, 3)}}),
     ],
 )
-def test_box(box, scale, expected):
-    assert ignored_locations(Layout(96, 128, anchor_free=False), [box], scale) == expected
-
-
-def test_boxes_unite_and_an_overwritten_one_counts():
-    layout = Layout(96, 128)
-    # Both 30 x 61 at the location (2, 2) of stride 16: the second overwrites the first. Their
-    # centres are at different locations of stride 8.
-    boxes = [around(37, 37, 30, 61), around(43, 43, 30, 61)]
-    assert ignored_locations(layout, boxes, None) == {8: {(4, 4), (5, 5)}, 32: {(1, 1)}}
-    # And one of stride 8, around which stride 16 is ignored, elsewhere.
-    boxes.append(around(100, 60, 10, 13))
-    expected = {8: {(4, 4), (5, 5)}, 16: {(6, 3)}, 32: {(1, 1)}}
-    assert ignored_locations(layout, boxes, None) == expected
-
-
-@pytest.mark.parametrize("scale", [None, 0.2], ids=NAMES.get)
-def test_a_positive_is_not_ignored(scale):
-    """The small box is positive at the location of stride 8 that the large one ignores."""
-    layout = Layout(96, 128)
-    # 62 x 45 is an anchor of stride 16; (60, 52) is the centre of the location (7, 6) of stride 8.
-    boxes = [around(60, 52, 62, 45), around(60, 52, 10, 13)]
-    gt = [make_instances(boxes, [0, 1], [0.25, 0.75])]
-    matches = match(layout, tiny_boxes(layout), gt, scale)
-    large, small = layout.index[16, 1, 3, 3], layout.index[8, 0, 6, 7]
-    assert matches.obj_targets[0].nonzero().flatten().tolist() == [large, small]
-    weights = matches.obj_weights[0]
-    assert weights[[large, small]].tolist() == [0.25, 0.75]
-    beside_small = [layout.index[8, a, 6, 7] for a in (1, 2, 3)]
-    assert weights[beside_small].tolist() == [0, 0, 0]
-    # The small box, scaled, does not reach the centre (56, 56) of the large one's location.
-    beside_large = [layout.index[16, a, 3, 3] for a in (0, 2, 3)]
-    assert weights[beside_large].tolist() == ([0, 0, 0] if scale is None else [1, 1, 1])
+def test_ignored_locations(box, scale, expected):
+    assert ignored_locations(Layout(96, 128), box, scale) == expected
 
 
 @pytest.mark.parametrize("scale", NAMES, ids=NAMES.get)
@@ -252,36 +200,12 @@ def test_training_runs_without_values(mode):
 
 
 @pytest.mark.parametrize(
-    "options, locations",
-    [
-        ((MODE, "none"), {}),
-        ((MODE, "center"), {32: [(0, 0)], 8: [(3, 3)]}),
-        # 20.5 to 35.5 and 12.75 to 43.25: centres 28 and 20, 28, 36 of stride 8; none of stride 32.
-        ((MODE, "box", SCALE, 0.5), {8: [(3, 2), (3, 3), (3, 4)]}),
-    ],
-    ids=str,
+    "options, scale", [((MODE, "center"), None), ((MODE, "box", SCALE, 0.5), 0.5)], ids=str
 )
-def test_by_config(options, locations):
-    """A box of stride 16 in an image of 64 pixels: what the detector ignores by these keys."""
-    layout = Layout(64, 64, anchor_free=False)
-    ignored = []
-    for changed in ((), options):
-        torch.manual_seed(0)
-        cfg = detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.ANCHOR_FREE", False, *changed)
-        model = YOLOv3(cfg)
-        gt = GroundTruth.from_instances([make_instances([around(28, 28, 30, 61)], [0])])
-        features = list(model.backbone(torch.zeros(1, 3, 64, 64)).values())
-        (weights,) = model.label_anchors(model.head(features), gt).obj_weights
-        ignored.append(set((weights == 0).nonzero().flatten().tolist()))
-    expected = {
-        layout.index[stride, a, y, x]
-        for stride, found in locations.items()
-        for x, y in found
-        for a in range(3)
-    }
-    without, found = ignored  # without the keys: where predictions overlap the box
-    assert found - without == expected - without
-    assert bool(found - without) is bool(locations)
+def test_by_config(options, scale):
+    """The matcher of the detector ignores these locations too; by default, none."""
+    assert YOLOv3(detector_cfg(*TINY_DARKNET, MODE, "none")).matcher.adjacent_ignore is None
+    assert YOLOv3(detector_cfg(*TINY_DARKNET, *options)).matcher.adjacent_ignore.scale == scale
 
 
 @pytest.mark.parametrize(

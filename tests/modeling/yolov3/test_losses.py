@@ -202,6 +202,9 @@ def test_every_parameter_receives_a_gradient(boxes, smoothing):
     model = build_model(detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.LABEL_SMOOTHING", smoothing))
     losses = train_step(model, boxes)
     assert all(loss.isfinite() for loss in losses.values())
+    if boxes == BATCHES["no box"]:
+        assert losses.pop("loss_obj") > 0
+        assert not any(losses.values())
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -209,13 +212,6 @@ def test_every_parameter_receives_a_gradient(boxes, smoothing):
         # Trained, not only reached.
         still = [name for name, p in model.named_parameters() if not p.grad.any()]
         assert not still
-
-
-def test_without_boxes_all_terms_but_objectness_are_zero():
-    torch.manual_seed(0)
-    losses = train_step(build_model(detector_cfg(*TINY_DARKNET)), BATCHES["no box"])
-    assert losses.pop("loss_obj") > 0
-    assert {name: loss.item() for name, loss in losses.items()} == dict.fromkeys(losses, 0.0)
 
 
 NETWORKS = {

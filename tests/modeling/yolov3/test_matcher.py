@@ -151,16 +151,6 @@ def test_later_box_overwrites(guided_anchoring):
     assert matches.same_anchor[0].tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
 
 
-def test_boxes_at_a_location_collide_at_its_anchor_free_shape_alone():
-    """Two preset anchors of a location are positive; the later box sets the anchor-free shape."""
-    layout = Layout(64, 64)
-    gt = [make_instances([[26, 18, 42, 48], [18, 23, 51, 46]], [0, 1])]
-    matches = match(layout, constant_predictions(layout), gt)
-    tall, wide, free = (layout.index[8, a, 4, 4] for a in (1, 2, 3))
-    assert positives(matches) == {tall: 0, wide: 1}
-    assert shapes(matches) == {tall: 0, wide: 1, free: 1}
-
-
 def test_later_anchor_free_box_still_sets_the_preset_anchors_shape():
     """Both boxes fit the same preset anchor best; the second is matched to the anchor-free one.
 
@@ -176,24 +166,6 @@ def test_later_anchor_free_box_still_sets_the_preset_anchors_shape():
     assert positives(matches) == {anchor: 0, free: 1}
     assert shapes(matches) == {anchor: 1, free: 1}
     assert matches.obj_weights[0, [anchor, free]].tolist() == pytest.approx([0.3, 0.6])
-
-
-def test_anchors_that_overlap_and_are_not_positive_are_ignored():
-    layout = Layout(64, 64)
-    predictions = constant_predictions(layout)
-    # At 0 logits anchor 1 of the location (4, 4) is 16 x 30 around (36, 36), exactly the first box;
-    # anchor 0 there predicts the same, and overlaps the second by 16 x 28 / (2 x 480 - 448) = 7/8.
-    boxes = [[28, 21, 44, 51], [28, 23, 44, 53]]
-    anchor, beside = layout.index[8, 1, 4, 4], layout.index[8, 0, 4, 4]
-    predictions.box_logits[0, beside, 2:] = torch.tensor([1.6, 30 / 13]).log()
-    matches = match(layout, predictions, [make_instances(boxes[:1], [0], [0.5])])
-    assert positives(matches) == {anchor: 0}
-    assert matches.obj_weights[0, [anchor, beside]].tolist() == [0.5, 0]
-    # Boxes that are overwritten count too, and the positive is not ignored.
-    matches = match(layout, predictions, [make_instances(boxes, [0, 0], [0.5, 0.25])])
-    assert positives(matches) == {anchor: 1}
-    assert matches.obj_weights[0, [anchor, beside]].tolist() == [0.25, 0]
-    assert (matches.obj_weights == 0).sum() == 1
 
 
 @pytest.mark.parametrize("overlap, weight", [(0.69, 1.0), (0.71, 0.0)])
