@@ -80,7 +80,6 @@ def constant_predictions(
     *,
     num_images: int = 1,
     box_logits: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
-    guided_anchoring: bool = True,
 ) -> DensePredictions:
     """Return predictions of two classes whose logits are 0, or these box logits for all anchors.
 
@@ -91,7 +90,7 @@ def constant_predictions(
         box_logits=torch.tensor(box_logits).repeat(*shape, 1),
         obj_logits=torch.zeros(shape),
         cls_logits=torch.zeros(*shape, 2),
-        shape_logits=torch.zeros(*shape, 2) if guided_anchoring else None,
+        shape_logits=torch.zeros(*shape, 2),
         grid=make_generator(layout)(layout.level_shapes),
     )
 

@@ -78,58 +78,40 @@ def test_model_input():
     assert second[1, 22 + 7, 12 + 9].item() == pytest.approx((pixel - 110) / 70)
 
 
-def dense_by_hand(model: YOLOv3, image: Tensor, left: int, top: int) -> Tensor:
-    """Compute boxes (corners) and scores of an image pasted into a grey square of 64 pixels."""
-    square = torch.full((3, 64, 64), 127.5)
-    square[:, top : top + image.shape[1], left : left + image.shape[2]] = image.float()
-    with torch.no_grad():
-        dense = model.forward_dense(((square - model.pixel_mean) / model.pixel_std)[None])[0]
-    x, y, w, h = dense[:, :4].unbind(dim=1)
-    corners = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=1)
-    return torch.cat([corners, dense[:, 4:5] * dense[:, 5:]], dim=1)
-
-
-def assert_detects(result: dict, dense: Tensor, boxes: Tensor, size: tuple[int, int]) -> None:
-    """Check that detections are these boxes, clipped to this size, with the best class's scores.
-
-    Args:
-        dense: (R, 4 + K), scores from column 4 on.
-        boxes: (R, 4), in pixels of the output.
-    """
-    height, width = size
-    scores, classes = dense[:, 4:].max(dim=1)
-    boxes = torch.stack([x.clamp(0, end) for x, end in zip(boxes.T, (width, height) * 2)], dim=1)
-    seen = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)
-    assert 50 < seen.sum() < len(seen)  # some are within the margins
-    order = scores[seen].argsort(descending=True, stable=True)
-    found = result["instances"]
-    assert found.image_size == size and len(found) == len(order)
-    torch.testing.assert_close(found.scores, scores[seen][order], rtol=1e-5, atol=0.0)
-    assert torch.equal(found.pred_classes, classes[seen][order])
-    torch.testing.assert_close(found.pred_boxes.tensor, boxes[seen][order], rtol=1e-4, atol=1e-3)
-
-
-def test_detections_are_in_pixels_of_the_original():
-    """40x64 pixels of an original of 100x160: 12 grey rows above, and a scale of 2.5."""
-    model, image = make_model(), make_image(40, 64)
-    with torch.no_grad():
-        (result,) = model([{"image": image, "height": 100, "width": 160}])
-    dense = dense_by_hand(model, image, left=0, top=12)
-    boxes = (dense[:, :4] - torch.tensor([0.0, 12.0, 0.0, 12.0])) * 2.5
-    assert_detects(result, dense, boxes, (100, 160))
-
-
-def test_batch_of_unequal_images():
-    """Wide, high and small: each in the middle of a square as large as the largest needs."""
+@pytest.mark.parametrize(
+    "sizes, margins, scale",
+    [
+        ([(40, 64)], [(0, 12)], 2.5),  # of an original of 100 x 160
+        # Wide, high and small: each in the middle of a square as large as the largest needs.
+        ([(33, 64), (64, 48), (20, 21)], [(0, 15), (8, 0), (21, 22)], 1),
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_detections_are_in_pixels_of_the_original(sizes, margins, scale):
+    """All boxes of a grey square of 64 pixels, moved, scaled and clipped to the original."""
     model = make_model()
-    sizes, margins = [(33, 64), (64, 48), (20, 21)], [(0, 15), (8, 0), (21, 22)]
     images = [make_image(*size, seed) for seed, size in enumerate(sizes)]
-    with torch.no_grad():
-        results = model([{"image": image} for image in images])
-    for result, image, size, (left, top) in zip(results, images, sizes, margins):
-        dense = dense_by_hand(model, image, left, top)
-        boxes = dense[:, :4] - torch.tensor([left, top, left, top])
-        assert_detects(result, dense, boxes, size)
+    originals = [(int(height * scale), int(width * scale)) for height, width in sizes]
+    results = model([{"image": x, "height": h, "width": w} for x, (h, w) in zip(images, originals)])
+    for result, image, (left, top), (height, width) in zip(results, images, margins, originals):
+        square = torch.full((3, 64, 64), 127.5)
+        square[:, top : top + image.shape[1], left : left + image.shape[2]] = image.float()
+        dense = model.forward_dense(((square - model.pixel_mean) / model.pixel_std)[None])[0]
+        scores, classes = (dense[:, 4:5] * dense[:, 5:]).max(dim=1)
+        x, y, w, h = dense[:, :4].unbind(dim=1)
+        xs = [((edge - left) * scale).clamp(0, width) for edge in (x - w / 2, x + w / 2)]
+        ys = [((edge - top) * scale).clamp(0, height) for edge in (y - h / 2, y + h / 2)]
+        boxes = torch.stack([xs[0], ys[0], xs[1], ys[1]], dim=1)
+        seen = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)
+        assert 50 < seen.sum() < len(seen)  # some are within the margins
+        order = scores[seen].argsort(descending=True, stable=True)
+        found = result["instances"]
+        assert found.image_size == (height, width) and len(found) == len(order)
+        torch.testing.assert_close(found.scores, scores[seen][order], rtol=1e-5, atol=0.0)
+        assert torch.equal(found.pred_classes, classes[seen][order])
+        found_boxes = found.pred_boxes.tensor
+        torch.testing.assert_close(found_boxes, boxes[seen][order], rtol=1e-4, atol=1e-3)
 
 
 def test_training_and_other_evaluation_pad_right_and_below():

@@ -136,13 +136,12 @@ def test_location_holds_the_center(center, location):
     assert positives(matches) == {layout.index[16, 0, y, x]: 0}
 
 
-@pytest.mark.parametrize("guided_anchoring", [True, False])
-def test_later_box_overwrites(guided_anchoring):
+def test_later_box_overwrites():
     layout = Layout(64, 64)
     # Both 16 x 30 at the location (4, 4) of stride 8; between them one elsewhere.
     boxes = [[26, 18, 42, 48], [2, 2, 12, 15], [27, 19, 43, 49]]
     gt = [make_instances(boxes, [0, 1, 1], [0.25, 0.5, 0.75])]
-    matches = match(layout, constant_predictions(layout, guided_anchoring=guided_anchoring), gt)
+    matches = match(layout, constant_predictions(layout), gt)
     anchor, other = layout.index[8, 1, 4, 4], layout.index[8, 0, 1, 0]
     free, other_free = layout.index[8, 3, 4, 4], layout.index[8, 3, 1, 0]
     assert positives(matches) == {anchor: 2, other: 1}
