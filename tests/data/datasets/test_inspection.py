@@ -59,8 +59,13 @@ def no_boxes(content: dict) -> None:
         del annotation["bbox"]
 
 
+def image_twice(content: dict) -> None:
+    content["images"].append(content["images"][0])
+
+
 BROKEN = {
-    "image id": (change_list("images", 1, id=1), "images with the id of another (2), as "),
+    "image id": (change_list("images", 1, id=1), "images with the id of another (1), as "),
+    "image twice": (image_twice, "images with the id of another (1), as "),
     "category id": (
         change_list("categories", 1, id=1),
         "categories with the id or name of another (2), as circle",

@@ -312,10 +312,7 @@ def test_images_that_share_an_id_are_dropped():
     dataset = make_dataset(images=3)
     dataset.images[2]["id"] = 10
     found = examples(dataset)
-    assert found["shared_image_id"] == [
-        "0.png (image 10): also /images/2.png",
-        "2.png (image 10): also /images/0.png",
-    ]
+    assert found["shared_image_id"] == ["2.png (image 10): also 0.png"]
     cleaned, changes = repair(dataset, sound_files(dataset))
     assert [x["file_name"] for x in cleaned.images] == ["1.png"]
     assert [x["id"] for x in cleaned.annotations] == [3, 4]
@@ -347,10 +344,28 @@ def test_images_of_one_file_are_merged():
 def test_images_given_twice_are_kept_once():
     dataset = make_dataset()
     dataset.images.append(dict(dataset.images[0]))
-    assert list(examples(dataset)) == ["shared_file"]
+    assert examples(dataset) == {"shared_image_id": ["0.png (image 10): also 0.png"]}
     cleaned, changes = repair(dataset, sound_files(dataset))
     assert cleaned == make_dataset()
-    assert changes == {"merged images with the file of another": 1}
+    assert changes == {"merged images with the id of another": 1}
+
+
+def test_images_count_for_every_rule_that_they_break():
+    """A missing file listed twice, and a file that images of a repeated id and of another have."""
+    dataset = make_dataset(images=5)
+    dataset.images[1]["width"] = None
+    dataset.images[3]["id"] = 12
+    files = sound_files(dataset)
+    files["0.png"] = files["1.png"] = ImageFile("/images/0.png", missing=True)
+    files["4.png"] = files["3.png"]
+    found = examples(dataset, files)
+    del found["unknown_image"]  # the boxes of the image 13 that there was
+    assert found == {
+        "missing_file": ["0.png (image 10): /images/0.png", "1.png (image 11): /images/0.png"],
+        "shared_image_id": ["3.png (image 12): also 2.png"],
+        "shared_file": ["1.png (image 11): also image 10", "4.png (image 14): also image 12"],
+        "wrong_size": ["1.png (image 11): stated None x 40, not a size"],
+    }
 
 
 @pytest.mark.parametrize("key", ["id", "name"])

@@ -16,8 +16,6 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..boxes import corner_boxes
-
 MAX_SHOWN = 5  # file names in a message
 
 ID = (int, str)
@@ -101,27 +99,6 @@ class CocoDataset:
                     }
                 )
         return dataset
-
-    @classmethod
-    def from_dataset_dicts(cls, dataset_dicts: Sequence[dict]) -> CocoDataset:
-        """Convert Detectron2's dataset dicts; their classes have numbers as names."""
-        owners = [i for i, x in enumerate(dataset_dicts) for _ in x.get("annotations", ())]
-        objects = [x for dataset_dict in dataset_dicts for x in dataset_dict.get("annotations", ())]
-        boxes = corner_boxes(objects)
-        boxes[:, 2:] -= boxes[:, :2]
-        annotations = [
-            {
-                "id": annotation_id,
-                "image_id": image_id,
-                "category_id": x["category_id"],
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": x.get("iscrowd", 0),
-            }
-            for annotation_id, (image_id, x, box) in enumerate(zip(owners, objects, boxes.tolist()))
-        ]
-        categories = [{"id": i, "name": str(i)} for i in {x["category_id"] for x in annotations}]
-        return cls([{**x, "id": i} for i, x in enumerate(dataset_dicts)], annotations, categories)
 
     @property
     def class_names(self) -> list[str]:

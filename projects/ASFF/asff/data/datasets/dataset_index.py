@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, defaultdict
+from collections.abc import Hashable
 from typing import Any
 
 from .coco_dataset import CocoDataset
@@ -18,21 +19,29 @@ class DatasetIndex:
         self.files = files
         self.file_names = {image["id"]: image["file_name"] for image in dataset.images}
         self.sizes = {image["id"]: self.image_size(image) for image in dataset.images}
-        self.paths_by_id: dict[Any, set[str]] = defaultdict(set)
+        self.first_by_id: dict[Any, dict] = {}
+        self._first_by_path: dict[str, dict] = {}
         for image in dataset.images:
-            self.paths_by_id[image["id"]].add(files[image["file_name"]].path)
+            self.first_by_id.setdefault(image["id"], image)
+            self._first_by_path.setdefault(files[image["file_name"]].path, image)
         self.annotated_images = {x["image_id"] for x in dataset.annotations}
-        self.annotated_categories = {x.get("category_id") for x in dataset.annotations}
+        self.annotated_categories = {x["category_id"] for x in dataset.annotations}
         self.category_ids = Counter(category["id"] for category in dataset.categories)
         self.category_names = Counter(category["name"] for category in dataset.categories)
         ids = [x["id"] for x in dataset.annotations if isinstance(x.get("id"), int)]
         self.unused_ids = itertools.count(max(ids, default=0) + 1)
-        self.merged_images: dict[Any, Any] = {}  # id to the id of the image that stands for it
-        self._first: dict[tuple, dict] = {}
+        self._seen: dict[str, set] = defaultdict(set)
 
-    def first(self, item: dict, *key: Any) -> dict:
-        """Return the first item with this key that a rule looked at; maybe this one."""
-        return self._first.setdefault(key, item)
+    def first_of_file(self, image: dict) -> dict:
+        """Return the first image with the file of this one; maybe this one."""
+        return self._first_by_path[self.files[image["file_name"]].path]
+
+    def seen(self, kind: str, key: Hashable) -> bool:
+        """Check whether a key of a kind was asked for before, and remember it."""
+        if key in self._seen[kind]:
+            return True
+        self._seen[kind].add(key)
+        return False
 
     def image_size(self, image: dict) -> tuple[int, int] | None:
         """Return the size of the file where it was opened, else the stated one; None if invalid."""
@@ -47,8 +56,7 @@ class DatasetIndex:
             return f"{item['file_name']} (image {item['id']!r})"
         if part == "categories":
             return f"{item['name']} (category {item['id']!r})"
-        image_id = item["image_id"]
-        image = self.file_names.get(image_id, f"image {image_id!r}")
+        image = self.file_names.get(item["image_id"], f"image {item['image_id']!r}")
         return f"{image}: annotation {item.get('id')!r}"
 
 

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
 
 from .coco_dataset import CocoDataset, load_dataset
 from .dataset_index import DatasetIndex
 from .image_files import ImageFile, examine_files
-from .rules import ERROR, EVALUATION, RULES, SEVERITIES, TRAINING, Rule, violations
+from .rules import ERROR, EVALUATION, RULES, SEVERITIES, TRAINING, UNUSABLE_BOXES, Rule
 
 MAX_EXAMPLES = 3  # shown of each rule
 
 
-@dataclass
-class Finding:
-    """How often a rule is broken, and where first."""
+class Finding(NamedTuple):
+    """How often a rule is broken, and the first few examples."""
 
     rule: Rule
-    count: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    def add(self, example: str) -> None:
-        self.count += 1
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append(example)
+    count: int
+    examples: list[str]
 
 
 @dataclass(frozen=True)
@@ -61,20 +57,21 @@ def inspect(dataset: CocoDataset, files: dict[str, ImageFile]) -> dict[str, Find
         files: status of the image files, by ``file_name``.
 
     Returns:
-        What was found by name of the rule, errors first. Of the rules that drop an item, it counts
-        for the first alone.
+        What was found by name of the rule, errors first.
     """
-    index, found = DatasetIndex(dataset, files), {}
-    for part in RULES:
-        for item in getattr(dataset, part):
-            for rule, fault in violations(part, item, index):
-                finding = found.setdefault(rule.name, Finding(rule))
-                finding.add(index.label(part, item) + fault)
-    rules = sorted(
-        (rule for rules in RULES.values() for rule in rules),
-        key=lambda rule: SEVERITIES.index(rule.severity),
-    )
-    return {rule.name: found[rule.name] for rule in rules if rule.name in found}
+    index, findings = DatasetIndex(dataset, files), []
+    for part, groups in RULES.items():
+        for rules in groups:
+            items = getattr(dataset, part)
+            for rule in rules:
+                kept, broken = _split(rule, items, index)
+                if broken:
+                    examples = [index.label(part, x) + fault for x, fault in broken[:MAX_EXAMPLES]]
+                    findings.append(Finding(rule, len(broken), examples))
+                if rule.drops:
+                    items = kept
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.rule.severity))
+    return {finding.rule.name: finding for finding in findings}
 
 
 def usable_annotations(
@@ -87,15 +84,22 @@ def usable_annotations(
         size; and the known sizes by image id.
     """
     index = DatasetIndex(dataset, files)
+    annotations = dataset.annotations
+    for rule in itertools.chain(*RULES["annotations"]):
+        if rule.severity == ERROR and rule.drops:
+            annotations, _ = _split(rule, annotations, index)
     sizes = {image_id: size for image_id, size in index.sizes.items() if size is not None}
-    annotations = [
-        annotation
-        for annotation in dataset.annotations
-        if annotation["image_id"] in sizes
-        and not annotation.get("iscrowd")
-        and not any(rule.unusable for rule, _ in violations("annotations", annotation, index))
-    ]
-    return annotations, sizes
+    return [x for x in annotations if x["image_id"] in sizes and not x.get("iscrowd")], sizes
+
+
+def _split(
+    rule: Rule, items: list[dict], index: DatasetIndex
+) -> tuple[list[dict], list[tuple[dict, str]]]:
+    """Return the items that keep a rule, and those that break it with what is at fault."""
+    faults = [rule.find(item, index) for item in items]
+    broken = [(item, fault) for item, fault in zip(items, faults) if fault is not None]
+    kept = [item for item, fault in zip(items, faults) if fault is None] if broken else items
+    return kept, broken
 
 
 def repair(dataset: CocoDataset, files: dict[str, ImageFile]) -> tuple[CocoDataset, Counter[str]]:
@@ -112,20 +116,26 @@ def repair(dataset: CocoDataset, files: dict[str, ImageFile]) -> tuple[CocoDatas
         ValueError: categories share an id or a name, or no image is left.
     """
     changes: Counter[str] = Counter()
-    index = DatasetIndex(dataset, files)
+    paths = defaultdict(set)
+    for image in dataset.images:
+        paths[image["id"]].add(files[image["file_name"]].path)
+    # To which of several files with one id an annotation belongs cannot be known: all are dropped.
+    images = [image for image in dataset.images if len(paths[image["id"]]) == 1]
+    if ambiguous := len(dataset.images) - len(images):
+        changes["dropped images with the id of another"] = ambiguous
+    index = DatasetIndex(replace(dataset, images=images), files)
     _fix("categories", dataset.categories, index, changes)
-    images = _fix("images", dataset.images, index, changes)
+    new_ids = {image["id"]: index.first_of_file(image)["id"] for image in images}
+    images = _fix("images", images, index, changes)
     if not images:
         raise ValueError(
             f"Of {len(dataset.images)} images none would be left. Is the image folder right?"
         )
-    merged = index.merged_images
-    dropped = index.sizes.keys() - merged.keys() - {image["id"] for image in images}
+    dropped = paths.keys() - {image["id"] for image in images}
     annotations = [
-        {**x, "image_id": merged.get(x["image_id"], x["image_id"])}
-        for x in dataset.annotations
-        if x["image_id"] not in dropped
+        {**x, "image_id": new_ids.get(x["image_id"], x["image_id"])} for x in dataset.annotations
     ]
+    annotations = [x for x in annotations if x["image_id"] not in dropped]
     if lost := len(dataset.annotations) - len(annotations):
         changes["dropped annotations of dropped images"] = lost
     cleaned = replace(dataset, images=images, annotations=annotations)
@@ -134,18 +144,18 @@ def repair(dataset: CocoDataset, files: dict[str, ImageFile]) -> tuple[CocoDatas
 
 
 def _fix(part: str, items: list[dict], index: DatasetIndex, changes: Counter[str]) -> list[dict]:
-    """Return fixed copies of the items to keep, and count the changes."""
-    kept = []
-    for item in map(dict, items):
-        dropped = False
-        # A fix may mend what a later rule looks at.
-        for rule in RULES[part]:
-            if rule.fix and not dropped and rule.find(item, index) is not None:
+    """Return the items to keep, fixed copies of those that break a rule, and count the changes."""
+    for rule in itertools.chain(*RULES[part]):
+        kept = []
+        for item in items if rule.fix else ():
+            if rule.find(item, index) is not None:
+                item = dict(item)
                 changes[f"{rule.fix(item, index)} {rule.description}"] += 1
-                dropped = rule.drops
-        if not dropped:
+                if rule.drops:
+                    continue
             kept.append(item)
-    return kept
+        items = kept if rule.fix else items
+    return items
 
 
 def check_annotations(names: Sequence[str], key: str) -> None:
@@ -185,20 +195,29 @@ def summarize(dataset_dicts: Sequence[dict]) -> list[tuple[int, str]]:
     Raises:
         ValueError: not one of the image files exists.
     """
-    dataset = CocoDataset.from_dataset_dicts(dataset_dicts)
+    images = [{**x, "id": i} for i, x in enumerate(dataset_dicts)]
+    dataset = CocoDataset(images, [], [])
     files = examine_files(dataset, opened=False)
-    findings = inspect(dataset, files)
-    counts = Counter({name: finding.count for name, finding in findings.items()})
+    index = DatasetIndex(dataset, files)
+    counts: Counter[str] = Counter()
+    for image in images:
+        objects = image.get("annotations", ())
+        counts.update(objects=len(objects), empty=not objects)
+        for x in objects:
+            counts["crowds"] += bool(x.get("iscrowd"))
+            annotation = {"image_id": image["id"], "bbox": _xywh_box(x)}
+            for rule in UNUSABLE_BOXES:
+                if rule.find(annotation, index) is not None:
+                    counts[rule.name] += 1
+                    break
     line = (
-        f"Training data: {len(dataset.images)} images with {len(dataset.annotations)} objects; "
-        f"{counts['empty_image']} images without objects, {counts['crowd_box']} crowd boxes (not "
-        "used)."
+        f"Training data: {len(images)} images with {counts['objects']} objects; {counts['empty']} "
+        f"images without objects, {counts['crowds']} crowd boxes (not used)."
     )
     lines = [(logging.INFO, line)]
-    for rule in RULES["annotations"]:
-        if rule.unusable and counts[rule.name]:
-            line = f"Not used: {rule.description} ({counts[rule.name]})."
-            lines.append((logging.WARNING, line))
+    for rule in UNUSABLE_BOXES:
+        if count := counts[rule.name]:
+            lines.append((logging.WARNING, f"Not used: {rule.description} ({count})."))
     missing = [name for name, file in files.items() if file.missing]
     names = ", ".join(missing[:MAX_EXAMPLES]) + (", ..." if len(missing) > MAX_EXAMPLES else "")
     if missing and len(missing) == len(files):
@@ -212,3 +231,11 @@ def summarize(dataset_dicts: Sequence[dict]) -> list[tuple[int, str]]:
         line = f"{len(missing)} image files do not exist ({advice}): {names}"
         lines.append((logging.WARNING, line))
     return lines
+
+
+def _xywh_box(annotation: dict) -> list[float]:
+    box, mode = annotation["bbox"], annotation["bbox_mode"]
+    if mode == BoxMode.XYXY_ABS:  # Detectron2's conversion takes long for a single box
+        x0, y0, x1, y1 = box
+        return [x0, y0, x1 - x0, y1 - y0]
+    return BoxMode.convert(box, mode, BoxMode.XYWH_ABS)

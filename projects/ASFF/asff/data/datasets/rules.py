@@ -5,7 +5,7 @@ Boxes are (x, y, w, h) in pixels, sizes (width, height).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .dataset_index import DatasetIndex, is_number
@@ -29,7 +29,6 @@ class Rule:
         find: returns what is at fault in an item that breaks it (may be empty), else None.
         fix: changes the item, or is one of those that drop it, and returns the verb for it.
         fatal: TRAINING or EVALUATION, if it ends them.
-        always: whether it also looks at items that an earlier rule drops.
     """
 
     severity: str
@@ -37,7 +36,6 @@ class Rule:
     find: Callable[[dict, DatasetIndex], str | None]
     fix: Callable[[dict, DatasetIndex], str] | None = None
     fatal: str = ""
-    always: bool = False
 
     @property
     def name(self) -> str:
@@ -48,22 +46,6 @@ class Rule:
     def drops(self) -> bool:
         """Whether the fix removes the item."""
         return self.fix in (_drop, _merge)
-
-    @property
-    def unusable(self) -> bool:
-        """Whether what breaks it cannot be trained on."""
-        return self.drops and self.severity == ERROR
-
-
-def violations(part: str, item: dict, index: DatasetIndex) -> Iterator[tuple[Rule, str]]:
-    """Yield the rules that an item of a part of the dataset breaks, and what is at fault."""
-    dropped = False
-    for rule in RULES[part]:
-        if rule.always or not dropped:
-            fault = rule.find(item, index)
-            if fault is not None:
-                yield rule, fault
-                dropped = dropped or rule.drops
 
 
 def _drop(item: dict, index: DatasetIndex) -> str:
@@ -92,12 +74,6 @@ def _empty_class(category: dict, index: DatasetIndex) -> str | None:
 # Images
 
 
-def _shared_image_id(image: dict, index: DatasetIndex) -> str | None:
-    # To which of the files an annotation belongs cannot be known, so that the fix drops them all.
-    others = index.paths_by_id[image["id"]] - {index.files[image["file_name"]].path}
-    return f": also {min(others)}" if others else None
-
-
 def _missing_file(image: dict, index: DatasetIndex) -> str | None:
     file = index.files[image["file_name"]]
     return f": {file.path}" if file.missing else None
@@ -108,15 +84,18 @@ def _unreadable_file(image: dict, index: DatasetIndex) -> str | None:
     return f": {file.damage}" if file.damage else None
 
 
+def _shared_image_id(image: dict, index: DatasetIndex) -> str | None:
+    first = index.first_by_id[image["id"]]
+    return None if first is image else f": also {first['file_name']}"
+
+
 def _shared_file(image: dict, index: DatasetIndex) -> str | None:
-    first = index.first(image, "file", index.files[image["file_name"]].path)
+    first = index.first_of_file(image)
     return None if first is image else f": also image {first['id']!r}"
 
 
 def _merge(image: dict, index: DatasetIndex) -> str:
-    first = index.first(image, "file", index.files[image["file_name"]].path)
-    index.merged_images[image["id"]] = first["id"]
-    return "merged"
+    return "merged"  # its annotations become those of the first image of the file
 
 
 def _wrong_size(image: dict, index: DatasetIndex) -> str | None:
@@ -190,13 +169,12 @@ def _clip(annotation: dict, index: DatasetIndex) -> str:
 
 def _repeated_box(annotation: dict, index: DatasetIndex) -> str | None:
     key = annotation["image_id"], annotation["category_id"], *annotation["bbox"]
-    return None if index.first(annotation, "box", *key) is annotation else _box(annotation)
+    return _box(annotation) if index.seen("box", key) else None
 
 
 def _repeated_id(annotation: dict, index: DatasetIndex) -> str | None:
     own = annotation.get("id")
-    unique = own is not None and index.first(annotation, "id", own) is annotation
-    return None if unique else _box(annotation)
+    return _box(annotation) if own is None or index.seen("id", own) else None
 
 
 def _renumber(annotation: dict, index: DatasetIndex) -> str:
@@ -234,45 +212,56 @@ def _crowd_box(annotation: dict, index: DatasetIndex) -> str | None:
     return _box(annotation) if annotation.get("iscrowd") else None
 
 
-# Inspection and repair go through the parts, and through the rules of a part, in this order.
-RULES: dict[str, tuple[Rule, ...]] = {
+UNUSABLE_BOXES = (
+    Rule(ERROR, "boxes that are not four finite numbers", _invalid_box, _drop, TRAINING),
+    Rule(ERROR, "degenerate (zero-area) boxes", _degenerate_box, _drop),
+    Rule(ERROR, "boxes outside their image", _outside_image, _drop),
+)
+# For each list of a dataset, groups of rules. Within a group, an item that a rule drops is not
+# looked at by those that follow: they take for granted what it asks for.
+RULES: dict[str, tuple[tuple[Rule, ...], ...]] = {
     "categories": (
-        Rule(
-            ERROR, "categories with the id or name of another", _shared_category, _refuse, TRAINING
+        (
+            Rule(
+                *(ERROR, "categories with the id or name of another"),
+                *(_shared_category, _refuse, TRAINING),
+            ),
+            Rule(NOTE, "classes without objects", _empty_class),
         ),
-        Rule(NOTE, "classes without objects", _empty_class),
     ),
     "images": (
-        Rule(ERROR, "images with the id of another", _shared_image_id, _drop, TRAINING),
-        Rule(ERROR, "images whose file does not exist", _missing_file, _drop, EVALUATION),
-        Rule(ERROR, "images whose file cannot be read", _unreadable_file, _drop),
-        Rule(ERROR, "images with the file of another", _shared_file, _merge),
-        Rule(
-            *(ERROR, "images of another size than stated", _wrong_size, _correct_size, TRAINING),
-            always=True,
+        (
+            Rule(ERROR, "images whose file does not exist", _missing_file, _drop, EVALUATION),
+            Rule(ERROR, "images whose file cannot be read", _unreadable_file, _drop),
         ),
-        Rule(NOTE, "images without objects", _empty_image, always=True),
+        (
+            Rule(ERROR, "images with the id of another", _shared_image_id, _merge, TRAINING),
+            Rule(ERROR, "images with the file of another", _shared_file, _merge),
+        ),
+        (
+            Rule(ERROR, "images of another size than stated", _wrong_size, _correct_size, TRAINING),
+            Rule(NOTE, "images without objects", _empty_image),
+        ),
     ),
     "annotations": (
-        Rule(ERROR, "annotations of unknown images", _unknown_image, _drop),
-        Rule(ERROR, "annotations of unknown categories", _unknown_category, _drop, TRAINING),
-        Rule(ERROR, "boxes that are not four finite numbers", _invalid_box, _drop, TRAINING),
-        Rule(ERROR, "degenerate (zero-area) boxes", _degenerate_box, _drop),
-        Rule(ERROR, "boxes outside their image", _outside_image, _drop),
-        Rule(WARNING, "boxes that reach beyond their image", _beyond_image, _clip),
-        Rule(WARNING, "boxes that repeat another", _repeated_box, _drop),
-        Rule(
-            *(ERROR, "annotations without an id of their own", _repeated_id, _renumber, TRAINING),
-            always=True,
+        (
+            Rule(ERROR, "annotations of unknown images", _unknown_image, _drop),
+            Rule(ERROR, "annotations of unknown categories", _unknown_category, _drop, TRAINING),
+            *UNUSABLE_BOXES,
+            Rule(WARNING, "boxes that reach beyond their image", _beyond_image, _clip),
+            Rule(WARNING, "boxes that repeat another", _repeated_box, _drop),
         ),
-        Rule(
-            *(ERROR, "annotations that lack 'area' or 'iscrowd'", _incomplete, _complete),
-            *(EVALUATION, True),
+        (
+            Rule(
+                *(ERROR, "annotations without an id of their own"),
+                *(_repeated_id, _renumber, TRAINING),
+            ),
+            Rule(
+                *(ERROR, "annotations that lack 'area' or 'iscrowd'"),
+                *(_incomplete, _complete, EVALUATION),
+            ),
+            Rule(ERROR, "segmentations without outline", _no_outline, _remove_segmentation),
+            Rule(NOTE, "crowd boxes, not trained on", _crowd_box),
         ),
-        Rule(
-            *(ERROR, "segmentations without outline", _no_outline, _remove_segmentation),
-            always=True,
-        ),
-        Rule(NOTE, "crowd boxes, not trained on", _crowd_box, always=True),
     ),
 }
