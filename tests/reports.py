@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from asff.analysis import Evaluation, evaluate
 from asff.config_files import load_config
 from tests.training import Run, run_asff
 
+make_report = partial(run_asff, "report")
 NAMES = ("cat", "dog")
 LOG = """\
 [11/22 13:20:33] detectron2 INFO: Rank of current process: 0. World size: 1
@@ -31,7 +33,7 @@ PyTorch built with:
 def inference_log(
     dataset: str, *, batches: int, total: float, compute: float, devices: int = 1
 ) -> str:
-    """What Detectron2 logs of an evaluation."""
+    """Return the lines that Detectron2 logs in an evaluation."""
     seconds = f"s / iter per device, on {devices} devices)"
     d2 = "[11/22 14:10:50] d2.evaluation"
     return f"""\
@@ -46,7 +48,7 @@ def inference_log(
 def make_ground_truth(
     images: Sequence[Sequence[dict]], names: Sequence[str] = NAMES, side: int = 1000
 ) -> COCO:
-    """A dataset of the annotations of each image: ``category_id`` from 1 on, ``bbox``, more."""
+    """Create a dataset from the annotations of each image, with ``category_id`` from 1 on."""
     annotations = [
         {"image_id": i, "iscrowd": 0, "area": x["bbox"][2] * x["bbox"][3], **x}
         for i, image in enumerate(images)
@@ -68,12 +70,12 @@ def make_ground_truth(
 
 
 def evaluate_image(annotations: Sequence[dict], detections: Sequence[dict]) -> Evaluation:
-    """The evaluation of a single image."""
+    """Evaluate the detections on a single image."""
     return evaluate(make_ground_truth([annotations]), [{"image_id": 0, **x} for x in detections])
 
 
 def jitter(ground_truth: COCO, seed: int = 0) -> list[dict]:
-    """Detections of a bad detector: of each kind of mistake there are some."""
+    """Create detections with mistakes of all kinds."""
     rng = np.random.default_rng(seed)
     categories = list(ground_truth.cats)
     results = []
@@ -85,38 +87,33 @@ def jitter(ground_truth: COCO, seed: int = 0) -> list[dict]:
             if rng.random() < 0.15:
                 category = int(rng.choice(categories))
             box = [x + shift[0], y + shift[1], max(w + shift[2], 1), max(h + shift[3], 1)]
-            box = [float(value) for value in box]
+            box = list(map(float, box))
             result = {"image_id": annotation["image_id"], "category_id": category, "bbox": box}
             results.append({**result, "score": float(rng.random())})
         if rng.random() < 0.2:
-            box = [float(value) for value in rng.uniform(0, 60, 4)]
+            box = rng.uniform(0, 60, 4).tolist()
             result = {"image_id": annotation["image_id"], "category_id": categories[0]}
             results.append({**result, "bbox": box, "score": float(rng.random())})
     return results
 
 
 def random_images(count: int, seed: int) -> list[list[dict]]:
-    """Annotations of images with some objects of both classes and all sizes, and some crowds."""
+    """Create annotations of images: objects of both classes and all sizes, and some crowds."""
     rng = np.random.default_rng(seed)
     images = []
     for _ in range(count):
         image = []
         for _ in range(rng.integers(0, 8)):
             side = float(rng.choice([20, 60, 200]))
-            x, y = rng.uniform(0, 700, 2)
-            image.append(
-                {
-                    "category_id": int(rng.integers(1, 3)),
-                    "bbox": [float(x), float(y), side, side],
-                    "iscrowd": int(rng.random() < 0.1),
-                }
-            )
+            x, y = rng.uniform(0, 700, 2).tolist()
+            annotation = {"category_id": int(rng.integers(1, 3)), "bbox": [x, y, side, side]}
+            image.append({**annotation, "iscrowd": int(rng.random() < 0.1)})
         images.append(image)
     return images
 
 
-def write_run(folder: Path, config: Path, dataset: str = "shapes_val") -> list[dict]:
-    """The folder of a run with an evaluation; the detections in it."""
+def write_run(folder: Path, config: Path, dataset: str = "shapes_val") -> None:
+    """Write the folder of a run with an evaluation on a registered dataset."""
     cfg = load_config(str(config))
     folder.mkdir()
     (folder / "config.yaml").write_text(cfg.dump())
@@ -128,27 +125,14 @@ def write_run(folder: Path, config: Path, dataset: str = "shapes_val") -> list[d
     (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     speed = inference_log(dataset, batches=7, total=0.05, compute=0.04)
     (folder / "log.txt").write_text(LOG + speed)
-    return write_results(folder, dataset)
-
-
-def write_results(folder: Path, dataset: str) -> list[dict]:
-    """Write detections near the objects of a registered dataset."""
-    ground_truth = COCO(MetadataCatalog.get(dataset).json_file)
-    results = jitter(ground_truth)
     file = folder / "inference" / dataset / "coco_instances_results.json"
     file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(results))
-    return results
+    file.write_text(json.dumps(jitter(COCO(MetadataCatalog.get(dataset).json_file))))
 
 
 def run_with_report(folder: Path, config: Path) -> Run:
-    """Write the folder of a run, and its report; how that ended."""
+    """Write the folder of a run, and its report."""
     write_run(folder, config)
     run = make_report(folder)
     assert run.code == 0, run.output
     return run
-
-
-def make_report(*options: object) -> Run:
-    """Run ``asff report OPTIONS`` in this process."""
-    return run_asff("report", *options)

@@ -1,4 +1,4 @@
-"""The report as users make it: what it prints, writes, and exits with."""
+"""`asff report`: output, files and refusals."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
 from asff.data.image_io import read_image
+from asff.report import render_page
 from asff.report.images import MAX_BYTES, SIDE, encode_jpeg
 from tests.reports import make_report, run_with_report, write_run
 from tests.training import CLASSES, NUM_VAL, write_checkpoint
@@ -24,7 +25,7 @@ from tests.training import CLASSES, NUM_VAL, write_checkpoint
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
-    """The folder of a run with its report."""
+    """Write the folder of a run with its report."""
     folder = tmp_path_factory.mktemp("report") / "run"
     run = run_with_report(folder, config)
     assert re.search(
@@ -34,7 +35,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """What a page refers to, and the text of its elements with an id."""
+    """Addresses of a page, and the texts of its elements with an id."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -57,7 +58,7 @@ def test_the_page_is_one_file_that_loads_nothing(written: Path):
     page = Page(text)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     outside = re.sub(r'<script id="data".*?</script>', "", text, flags=re.DOTALL)
-    # A name that browsers know, and no address to load.
+    # The name of a namespace, which browsers do not load.
     outside = outside.replace("http://www.w3.org/2000/svg", "")
     for loading in ("http://", "https://", "url(", "@import", "fetch(", "XMLHttp", "$"):
         assert loading not in re.sub(r"\$\{", "", outside), loading
@@ -115,21 +116,9 @@ def test_jpegs_are_small():
         assert image.size == (SIDE, SIDE * 3 // 4)
 
 
-def test_fusion_maps_of_the_last_checkpoint(tmp_path: Path, config: Path):
-    write_run(tmp_path / "run", config)
-    write_checkpoint(config, tmp_path / "run")
-    run = make_report(tmp_path / "run", "--output", tmp_path)
-    assert run.code == 0, run.output
-    assert not (tmp_path / "run" / "report.html").exists()
-    data = json.loads(Page((tmp_path / "report.html").read_text()).texts["data"])
-    names = [image["file_name"] for image in data["worst_images"]]
-    assert [x["caption"] for x in data["fusion_maps"]] == names[:3]
-    assert all(x["image"].startswith("data:image/webp;base64,") for x in data["fusion_maps"])
-
-
 @pytest.fixture
 def same_names(tmp_path: Path, datasets: Path) -> Iterator[str]:
-    """A dataset with each image in a folder of its own, all by the same name."""
+    """Register a dataset with each image in its own folder, all by the same name."""
     content = json.loads((datasets / "shapes" / "val.json").read_text())
     for number, image in enumerate(content["images"]):
         source = datasets / "shapes" / "images" / image["file_name"]
@@ -143,15 +132,19 @@ def same_names(tmp_path: Path, datasets: Path) -> Iterator[str]:
     MetadataCatalog.remove("same_names")
 
 
-def test_images_of_the_same_name_have_their_own_fusion_maps(
-    tmp_path: Path, config: Path, same_names: str
+@pytest.mark.parametrize("dataset", ["shapes_val", "same_names"])
+def test_fusion_maps_of_the_last_checkpoint(
+    tmp_path: Path, config: Path, same_names: str, dataset: str
 ):
-    write_run(tmp_path / "run", config, same_names)
+    write_run(tmp_path / "run", config, dataset)
     write_checkpoint(config, tmp_path / "run")
-    run = make_report(tmp_path / "run")
+    run = make_report(tmp_path / "run", "--output", tmp_path)
     assert run.code == 0, run.output
-    data = json.loads(Page((tmp_path / "run" / "report.html").read_text()).texts["data"])
-    assert [x["caption"] for x in data["fusion_maps"]] == ["same.png"] * 3
+    assert not (tmp_path / "run" / "report.html").exists()
+    data = json.loads(Page((tmp_path / "report.html").read_text()).texts["data"])
+    names = [image["file_name"] for image in data["worst_images"]]
+    assert [x["caption"] for x in data["fusion_maps"]] == names[:3]
+    assert all(x["image"].startswith("data:image/webp;base64,") for x in data["fusion_maps"])
     assert len({x["image"] for x in data["fusion_maps"]}) == 3
 
 
@@ -167,9 +160,7 @@ def test_a_model_without_asff_has_no_fusion_maps(tmp_path: Path, config: Path):
 
 
 def test_class_names_are_text(tmp_path: Path, config: Path, written: Path):
-    """Names may hold markup, and even the end of the element that the numbers stand in."""
-    from asff.report import render_page
-
+    """Names may contain markup, even the end of the element that contains the numbers."""
     name = "</script><img src=x onerror=alert(1)>&$title"
     content = json.loads((written / "report.json").read_text())
     content["classes"][0]["name"] = name
@@ -194,61 +185,33 @@ def test_unreadable_images_are_left_out(
     assert after == before[1:]
 
 
-@pytest.fixture
-def error(tmp_path: Path, config: Path):
-    """The error that a report on a changed run ends with."""
+def rename_dataset(run: Path) -> None:
+    (run / "inference" / "shapes_val").rename(run / "inference" / "bccd_val")
+
+
+@pytest.mark.parametrize(
+    "change, options, message",
+    [
+        (lambda run: shutil.rmtree(run / "inference"), (), "has no evaluation .*--eval-only"),
+        (lambda run: (run / "config.yaml").unlink(), (), "has no config.yaml"),
+        (shutil.rmtree, (), "there is no such folder"),
+        (
+            lambda run: (run / "config.yaml").write_text("MODEL: {WEIHGTS: x}"),
+            (),
+            "config.yaml.*MODEL.WEIGHTS",
+        ),
+        (rename_dataset, (), "'bccd_val'.*DETECTRON2_DATASETS"),
+        (None, ("--dataset", "shapes_train"), "shapes_train was not evaluated.*shapes_val"),
+        (None, ("--output", "nowhere"), "--output nowhere: there is no such folder"),
+        (None, ("--output", __file__), "--output .*test_report.py: there is no such folder"),
+    ],
+    ids="no evaluation, no run, no folder, config, dataset not there, not evaluated, "
+    "no output folder, output is a file".split(", "),
+)
+def test_refusals(tmp_path: Path, config: Path, change, options, message):
     write_run(tmp_path / "run", config)
-
-    def error(change, *options: str) -> str:
+    if change is not None:
         change(tmp_path / "run")
-        run = make_report(tmp_path / "run", *options)
-        assert run.code == 2 and "Traceback" not in run.output, run.output
-        return run.output.splitlines()[-1]
-
-    return error
-
-
-def test_a_run_without_evaluation_is_refused(error):
-    message = error(lambda run: shutil.rmtree(run / "inference"))
-    assert message.startswith("asff report: error: ") and "has no evaluation" in message
-    assert "--eval-only" in message
-
-
-def test_folders_of_no_run_are_refused(error):
-    assert "has no config.yaml" in error(lambda run: (run / "config.yaml").unlink())
-    assert "there is no such folder" in error(shutil.rmtree)
-
-
-def test_a_dataset_that_was_not_evaluated_is_refused(error):
-    message = error(lambda run: None, "--dataset", "shapes_train")
-    assert "--dataset shapes_train was not evaluated" in message and "shapes_val" in message
-
-
-def test_a_dataset_that_is_not_there_is_refused(error):
-    results = "inference/bccd_val"
-    message = error(lambda run: (run / "inference" / "shapes_val").rename(run / results))
-    assert "'bccd_val'" in message and "DETECTRON2_DATASETS" in message
-
-
-def test_a_damaged_config_is_refused(error):
-    message = error(lambda run: (run / "config.yaml").write_text("MODEL: {WEIHGTS: x}"))
-    assert "config.yaml" in message and "MODEL.WEIGHTS" in message
-
-
-def test_damaged_detections_are_refused(error):
-    results = "inference/shapes_val/coco_instances_results.json"
-    assert "is not JSON" in error(lambda run: (run / results).write_text("["))
-
-
-def test_an_output_folder_must_be_there(error):
-    assert "--output nowhere: there is no such folder" in error(
-        lambda run: None, "--output", "nowhere"
-    )
-
-
-def test_the_output_must_be_a_folder(error, tmp_path: Path):
-    page = tmp_path / "page.html"
-    page.touch()
-    assert f"--output {page}: there is no such folder" in error(
-        lambda run: None, "--output", str(page)
-    )
+    run = make_report(tmp_path / "run", *options)
+    assert run.code == 2 and "Traceback" not in run.output
+    assert re.search(f"^asff report: error: .*{message}", run.error)

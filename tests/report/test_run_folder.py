@@ -1,4 +1,4 @@
-"""What the report reads in a run's folder: metrics, environment, speed; and what it refuses."""
+"""Reading of a run's folder: metrics, environment, speed and detections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_curves(run: RunFolder):
     assert [chart["title"] for chart in charts] == titles
     assert lines_of(charts, "Loss")["total"][:3] == [(1, 9.0), (2, 4.5), (3, 3.0)]
     assert list(lines_of(charts, "Loss")) == ["total", "box"]
-    # AP75 is not a number.
+    # AP75 is NaN.
     assert lines_of(charts, "AP") == {"AP": [(9, 12.5)], "AP50": [(9, 30.0)]}
 
 
@@ -50,12 +50,11 @@ def test_long_curves_are_thinned_by_means():
     metrics = [{"iteration": i, "lr": float(i % 2)} for i in range(2 * MAX_POINTS)]
     points = lines_of(training_curves(metrics, "x"), "Learning rate")["learning rate"]
     assert len(points) == MAX_POINTS and {y for _, y in points} == {0.5}
-    # A few points stay as they are.
     few = training_curves(metrics[:3], "x")
     assert lines_of(few, "Learning rate")["learning rate"] == [(0, 0.0), (1, 1.0), (2, 0.0)]
 
 
-def test_what_a_resumed_training_repeats_counts_once(run: RunFolder):
+def test_repeated_iterations_of_a_resumed_training_count_once(run: RunFolder):
     """Killed at 5 while it wrote, resumed from 3; AP at 4 was that of the old weights."""
     old = [{"iteration": i, "lr": 1.0} for i in range(5)] + [{"iteration": 4, "bbox/AP": 1.0}]
     new = [{"iteration": i, "lr": 2.0} for i in range(3, 6)]
@@ -69,7 +68,7 @@ def test_what_a_resumed_training_repeats_counts_once(run: RunFolder):
 
 
 def test_damaged_metrics_are_left_out(run: RunFolder):
-    """Bytes that are no text, and JSON that no training wrote."""
+    """Bytes that are not UTF-8, and JSON that no training writes."""
     lines = [b"\xff\xfe\x00", b"5", b"[1]", b'{"lr": 1.0}', b'{"iteration": 1, "lr": 1.0}']
     (run.path / "metrics.json").write_bytes(b"\n".join(lines))
     assert read_metrics(run.path / "metrics.json") == [{"iteration": 1, "lr": 1.0}]
