@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,32 +23,28 @@ NAMES = [
 ]
 
 
-def own_key(key: str) -> str:
-    """timm renames modules where it takes out features: ``stages.0`` becomes ``stages_0``."""
-    return key.replace(".", "_")
+def own_weights(backbone: TimmBackbone, network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of timm's whole network by the keys of the bottom-up.
 
-
-def whole_network(backbone: TimmBackbone, name: str) -> nn.Module:
-    """Create the classifier that a bottom-up is part of, and give both the same weights."""
-    torch.manual_seed(1)
-    network = timm.create_model(name).eval()
-    weights = {own_key(key): x for key, x in network.state_dict().items()}
-    own = backbone.network.state_dict()
-    backbone.network.load_state_dict({key: weights[own_key(key)] for key in own})
-    return network
+    timm renames modules where it takes out features: ``stages.0`` becomes ``stages_0``.
+    """
+    weights = {key.replace(".", "_"): x for key, x in network.state_dict().items()}
+    return {key: weights[key.replace(".", "_")] for key in backbone.network.state_dict()}
 
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_features_are_timms(name):
     backbone = TimmBackbone(name=name, out_features=["res2", "res3", "res4", "res5"]).eval()
-    network = whole_network(backbone, name)
+    network = timm.create_model(name).eval()
+    backbone.network.load_state_dict(own_weights(backbone, network))
     images = torch.rand(2, 3, 64, 96)
     wanted = {}
     for feature in network.forward_intermediates(images, intermediates_only=True):
         wanted[64 // feature.shape[2]] = feature
     features = backbone(images)
     assert list(features) == list(backbone.output_shape()) == ["res2", "res3", "res4", "res5"]
+    assert backbone.size_divisibility == 32
     for (key, feature), stride in zip(features.items(), [4, 8, 16, 32]):
         shape = backbone.output_shape()[key]
         assert shape.stride == stride
@@ -85,16 +80,16 @@ def test_trains_what_features_depend_on(name, out_features, idle):
         assert parameter.requires_grad is not key.startswith(tuple(idle)), key
 
 
+@torch.no_grad()
 def test_the_last_feature_of_a_stride_counts():
     """A vision transformer has many at stride 16; the last is the output of its last block."""
     backbone = TimmBackbone(name="test_vit", out_features=["res4"]).eval()
     images = torch.rand(1, 3, 160, 160)
-    with torch.no_grad():
-        features = backbone(images)["res4"]
-        network = backbone.network.model
-        last = network.forward_intermediates(images, indices=1, intermediates_only=True)[0]
-    assert features.shape[2:] == (10, 10)
-    torch.testing.assert_close(features, last)
+    network = backbone.network.model
+    (last,) = network.forward_intermediates(images, indices=1, intermediates_only=True)
+    torch.testing.assert_close(backbone(images)["res4"], last)
+    assert last.shape[2:] == (10, 10)
+    assert backbone.size_divisibility == 16
 
 
 def test_trains_in_yolov3():
@@ -135,55 +130,35 @@ def test_serves_fpn():
     assert all(gradients(backbone, features).values())
 
 
-def test_size_divisibility():
-    assert TimmBackbone(name="test_convnext").size_divisibility == 32
-    assert TimmBackbone(name="test_convnext", out_features=["res2", "res3"]).size_divisibility == 8
-
-
 def build(*options: object) -> TimmBackbone:
     cfg = detector_cfg("MODEL.BACKBONE.NAME", "build_timm_backbone", *options)
     return BACKBONE_REGISTRY.get("build_timm_backbone")(cfg, ShapeSpec(channels=3))
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> tuple[str, nn.Module]:
-    """Save a network as timm keeps it in a folder; return its name there, and the network."""
-    torch.manual_seed(3)
+def test_pretrained_weights(tmp_path, caplog):
+    """They are loaded unless the config has other weights; pixel statistics must fit them."""
     network = timm.create_model("test_resnet", num_classes=7)
     pixels = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
     metadata = {"architecture": "test_resnet", "num_classes": 7, "pretrained_cfg": pixels}
     (tmp_path / "config.json").write_text(json.dumps(metadata))
     torch.save(network.state_dict(), tmp_path / "pytorch_model.bin")
-    return f"local-dir:{tmp_path}", network
 
+    def has_weights(*options: object) -> bool:
+        backbone = build("MODEL.TIMM.NAME", f"local-dir:{tmp_path}", *options)
+        own, weights = backbone.network.state_dict(), own_weights(backbone, network)
+        return all(torch.equal(x, weights[key]) for key, x in own.items())
 
-def has_weights(backbone: TimmBackbone, network: nn.Module) -> bool:
-    weights = {own_key(key): x for key, x in network.state_dict().items()}
-    own = backbone.network.state_dict()
-    return all(torch.equal(x, weights[own_key(key)]) for key, x in own.items())
-
-
-def test_pretrained_weights(saved, caplog):
-    name, network = saved
-    options = ["MODEL.TIMM.NAME", name, "MODEL.TIMM.PRETRAINED", True]
-    assert has_weights(build(*options), network)
+    pretrained = ["MODEL.TIMM.PRETRAINED", True]
+    assert not has_weights()
+    assert not has_weights(*pretrained, "MODEL.WEIGHTS", "model_final.pth")
+    assert not caplog.text
+    assert has_weights(*pretrained)
     assert "INPUT.FORMAT RGB, MODEL.PIXEL_MEAN [127.5, 127.5, 127.5]" in caplog.text
     assert "MODEL.PIXEL_STD [63.75, 63.75, 63.75]" in caplog.text
     caplog.clear()
     pixels = ["MODEL.PIXEL_MEAN", [127.5] * 3, "MODEL.PIXEL_STD", [63.75] * 3]
-    assert has_weights(build(*options, *pixels, "INPUT.FORMAT", "RGB"), network)
+    assert has_weights(*pretrained, *pixels, "INPUT.FORMAT", "RGB")
     assert not caplog.text
-
-
-def test_no_pretrained_weights_where_the_config_has_others(saved, caplog):
-    name, network = saved
-    options = ["MODEL.TIMM.NAME", name, "MODEL.TIMM.PRETRAINED"]
-    assert not has_weights(build(*options, False), network)
-    assert not has_weights(build(*options, True, "MODEL.WEIGHTS", "model_final.pth"), network)
-    assert not caplog.text
-
-
-def test_warns_of_a_fixed_input_size(caplog):
     build("MODEL.TIMM.NAME", "test_coatnet")
     assert "'test_coatnet' is made for images of 160 x 160 pixels" in caplog.text
 

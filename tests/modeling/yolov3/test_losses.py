@@ -105,14 +105,7 @@ def test_drawn_examples(
 @pytest.mark.parametrize(
     "num_classes, smoothing, max_smoothing",
     # 1 / K, but by default at most 0.1: with one class 1 / K would make every target 0.
-    [
-        (1, 0.1, 0.1),
-        (1, None, 0.1),
-        (2, 0.1, 0.1),
-        (3, 0.1, 0.1),
-        (80, 1 / 80, 0.1),
-        (3, 1 / 3, 1.0),
-    ],
+    [(1, 0.1, 0.1), (1, None, 0.1), (3, 0.1, 0.1), (80, 1 / 80, 0.1), (3, 1 / 3, 1.0)],
 )
 def test_few_and_many_classes(num_classes, smoothing, max_smoothing):
     rng = np.random.default_rng(2)
