@@ -26,7 +26,7 @@ def global_state() -> tuple[bytes, object]:
 
 
 def draw() -> tuple[list, list]:
-    """Some numbers of both global generators."""
+    """Draw numbers from both global generators."""
     return np.random.randint(1000, size=5).tolist(), [random.randrange(1000) for _ in range(5)]
 
 
@@ -77,20 +77,23 @@ def test_same_spec_same_pixels_whatever_was_drawn_before(tmp_path):
     assert len({x["image"].numpy().tobytes() for x in results[0]}) == 4
 
 
-def test_unreadable_image_is_replaced():
-    """By one that the seed determines; size and weight stay."""
+@pytest.mark.parametrize("pair", [(4, -1), (4, 0), (0, 4), (4, 5)])
+def test_unreadable_images_are_replaced(pair):
+    """Both images of a mixture are replaced, by those that the seed determines."""
     results = []
     for before in (0, 1):
         np.random.seed(before)
-        mapper = Recorder(4)
-        results.append(TrainingDataset(DICTS, mapper)[SampleSpec(4, -1, 1.0, 96, 5)])
+        mapper = Recorder(4, 5)
+        results.append(TrainingDataset(DICTS, mapper)[SampleSpec(*pair, 0.3, 96, 3)])
     assert results[0] == results[1]
-    result, calls = results[1], mapper.calls
-    assert len(calls) >= 2 and calls[0] == (4, -1)
-    assert calls[-1] == (result["image"][0], -1) and result["image"][0] != 4
-    assert result["reads"] == len(calls)
-    assert result["unreadable"] == ["4.png: broken"] * (len(calls) - 1)
-    assert (result["weight"], result["size"]) == (1, 96)
+    result, calls, mixed = results[1], mapper.calls, pair[1] >= 0
+    assert calls[0] == pair and len(calls) >= 2
+    assert not {4, 5} & set(calls[-1]) and result["image"][0] == calls[-1][0]
+    assert all((partner >= 0) is mixed for _, partner in calls)
+    assert result["reads"] == (1 + mixed) * len(calls)
+    assert len(result["unreadable"]) == len(calls) - 1
+    assert result["unreadable"][0] == "4.png: broken"
+    assert (result["weight"], result["size"]) == (0.3, 96)
 
 
 def test_replacements_differ_by_seed():
@@ -98,18 +101,6 @@ def test_replacements_differ_by_seed():
     dataset = TrainingDataset(DICTS, Recorder(4))
     chosen = {dataset[SampleSpec(4, -1, 1.0, 96, seed)]["image"][0] for seed in range(60)}
     assert chosen == {0, 1, 2, 3, 5}
-
-
-@pytest.mark.parametrize("pair", [(4, 0), (0, 4), (4, 5)])
-def test_unreadable_partner(pair):
-    """Both images are replaced, and mixup stays: two reads for each try."""
-    mapper = Recorder(4, 5)
-    result = TrainingDataset(DICTS, mapper)[SampleSpec(*pair, 0.3, 96, 3)]
-    assert mapper.calls[0] == pair and len(mapper.calls) >= 2
-    assert not {4, 5, -1} & set(mapper.calls[-1])
-    assert result["reads"] == 2 * len(mapper.calls)
-    assert len(result["unreadable"]) == len(mapper.calls) - 1
-    assert result["unreadable"][0] == "4.png: broken" and result["weight"] == 0.3
 
 
 @pytest.mark.parametrize(("count", "partner"), [(COUNT, 1), (1, -1)])
