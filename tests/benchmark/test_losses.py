@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from asff.benchmark.losses import ANCHORS, STRIDES, compute_in_loop
-from asff.modeling.yolov3.anchor_generator import YOLOv3AnchorGenerator
-from asff.modeling.yolov3.head import DensePredictions
-from asff.modeling.yolov3.losses import YOLOv3Losses
-from asff.modeling.yolov3.matcher import GroundTruth, YOLOv3Matcher
+from asff.modeling import (
+    DensePredictions,
+    GroundTruth,
+    YOLOv3AnchorGenerator,
+    YOLOv3Losses,
+    YOLOv3Matcher,
+)
 from tests.helpers import make_instances
 
 

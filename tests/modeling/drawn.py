@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 
-from asff.modeling.yolov3 import DensePredictions, YOLOv3AnchorGenerator
+from asff.modeling import DensePredictions, YOLOv3AnchorGenerator
 from tests.helpers import make_instances
 from tests.modeling.oracle import Layout
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from asff.modeling.fusion import AdaptiveFusion, FusionOperation, SumFusion
+from asff.modeling import AdaptiveFusion, FusionOperation, SumFusion
 from asff.modeling.fusion.operations import ReducedConcatFusion
 from tests.modeling.fusion.resized import make_features, spatial_weights
 

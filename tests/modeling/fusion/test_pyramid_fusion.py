@@ -12,7 +12,9 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from asff.modeling.fusion import AdaptiveFusion, ConcatFusion, PyramidFusion, Resize, SumFusion
+from asff.modeling import AdaptiveFusion, PyramidFusion, SumFusion
+from asff.modeling.fusion.operations import ConcatFusion
+from asff.modeling.fusion.pyramid_fusion import Resize
 from tests.helpers import TINY_DARKNET, detector_cfg
 from tests.modeling.fusion.resized import make_features, spatial_weights
 

@@ -13,14 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from asff.modeling.yolov3 import (
-    AdjacentIgnore,
-    DensePredictions,
-    GroundTruth,
-    Matches,
-    YOLOv3,
-    YOLOv3Matcher,
-)
+from asff.modeling import DensePredictions, GroundTruth, Matches, YOLOv3, YOLOv3Matcher
+from asff.modeling.yolov3.adjacent_ignore import AdjacentIgnore
 from tests.helpers import TINY_DARKNET, detector_cfg, make_instances
 from tests.modeling.drawn import constant_predictions, draw_gt, draw_predictions, make_generator
 from tests.modeling.oracle import Layout, Targets, list_gt, slow_targets

@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import Tensor
 
-from asff.modeling.yolov3 import DensePredictions, GroundTruth, YOLOv3Losses, YOLOv3Matcher
+from asff.modeling import DensePredictions, GroundTruth, YOLOv3Losses, YOLOv3Matcher
 from tests.helpers import MOBILENET, TINY_DARKNET, detector_cfg, make_instances
 from tests.modeling.drawn import constant_predictions, draw_gt, draw_predictions, make_generator
 from tests.modeling.oracle import Layout, slow_losses

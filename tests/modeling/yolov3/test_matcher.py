@@ -10,7 +10,7 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from asff.modeling.yolov3 import DensePredictions, GroundTruth, Matches, YOLOv3Matcher
+from asff.modeling import DensePredictions, GroundTruth, Matches, YOLOv3Matcher
 from tests.helpers import make_instances
 from tests.modeling.drawn import constant_predictions, draw_gt, draw_predictions, make_generator
 from tests.modeling.oracle import Layout, slow_targets

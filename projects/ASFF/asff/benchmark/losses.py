@@ -11,17 +11,20 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..analysis.cost import measure_seconds
-from ..modeling.yolov3.anchor_generator import YOLOv3AnchorGenerator
+from ..modeling import (
+    DensePredictions,
+    GroundTruth,
+    YOLOv3AnchorGenerator,
+    YOLOv3Losses,
+    YOLOv3Matcher,
+    shape_iou,
+)
 from ..modeling.yolov3.box_regression import (
     apply_deltas,
     box_iou,
     get_deltas,
     predict_anchors,
-    shape_iou,
 )
-from ..modeling.yolov3.head import DensePredictions
-from ..modeling.yolov3.losses import YOLOv3Losses
-from ..modeling.yolov3.matcher import GroundTruth, YOLOv3Matcher
 
 # (width, height) in pixels at strides 32, 16 and 8.
 ANCHORS = (

@@ -9,8 +9,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
 
 from ...config import choose
-from ..fusion import PyramidFusion, build_fusion
-from ..neck import YOLOv3Neck
+from ..fusion.pyramid_fusion import PyramidFusion, build_fusion
+from ..neck.yolov3_neck import YOLOv3Neck
 
 
 class YOLOv3Pyramid(Backbone):

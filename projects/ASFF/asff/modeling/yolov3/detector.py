@@ -15,7 +15,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from ..backbone import build_pyramid
+from ..backbone.pyramid import build_pyramid
 from .adjacent_ignore import build_adjacent_ignore
 from .anchor_generator import YOLOv3AnchorGenerator
 from .box_regression import to_corners
