@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 
 @pytest.fixture
 def dataset_dict(tmp_path) -> dict:
-    """The dataset dict of an image of 100 x 50 pixels: red, its left fifth blue."""
+    """Write an image of 100 x 50 pixels, red, its left fifth blue; return its dataset dict."""
     pixels = np.zeros((50, 100, 3), np.uint8)
     pixels[..., 2] = 200  # OpenCV writes blue, green, red
     pixels[:, :20] = (200, 0, 0)

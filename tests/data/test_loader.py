@@ -182,7 +182,7 @@ def test_resume_goes_on_at_an_iteration_of_another_seed(workers):
 
 @pytest.fixture
 def one_broken(datasets) -> Iterator[str]:
-    """One of the training images."""
+    """Truncate one of the training images; yield its path."""
     with truncated(datasets / "shapes" / "images" / "train_3.png") as path:
         yield path
 

@@ -1,8 +1,8 @@
-"""Deterministic batch plan: all that is random about a batch, as a function of seed and iteration.
+"""Deterministic batch plan: all that is random about a batch is a function of seed and iteration.
 
-The same batches come from 1 or N processes (each takes its share), from any number of workers, and
-after a resume. The phases (mixup off, final size) are values of the function, so prefetching cannot
-shift them.
+Hence the batches are the same for any number of processes (each takes its share) and of workers,
+and after a resume. The phases (without mixup, at the final size) depend on the iteration alone, so
+prefetching cannot shift them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-# Purposes of random generators: no two draws share one.
+# Purposes of random generators, so that each draw has its own.
 ORDER, SIZE, BATCH = range(3)
 
 
@@ -47,7 +47,7 @@ class MixupSchedule:
 
 @dataclass(frozen=True)
 class SizeSchedule:
-    """A size drawn from ``choices`` every ``period`` iterations.
+    """Sizes in pixels: one is drawn from ``choices`` every ``period`` iterations.
 
     The first period has the size ``first``, iterations from ``final_start`` on the size ``final``.
     """
@@ -187,7 +187,7 @@ class BatchPlanSampler(Sampler):
 
     Attributes:
         share: this process's share of each batch.
-        iteration: at which the next pass begins; set it before the pass, to resume.
+        iteration: at which the next pass begins; set it to resume.
 
     Raises:
         ValueError: the batch size is not divisible by the number of processes.

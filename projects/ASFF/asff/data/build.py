@@ -163,7 +163,7 @@ def _build_mixup(cfg: CfgNode, per_epoch: float, num_images: int) -> MixupSchedu
 
 
 def _aspect_groups(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> np.ndarray | None:
-    """Group wide and high images, since a batch is padded to one shape; squares need no groups."""
+    """Group wide and high images, because a batch is padded to one shape; squares need none."""
     if cfg.INPUT.SQUARE or not cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         return None
     return np.array([x.get("width", 0) > x.get("height", 0) for x in dataset_dicts], int)

@@ -23,7 +23,7 @@ class ImageCache:
         read: reads a file to (H, W, 3), uint8.
         on_disk: keep the pixels in a file in $TMPDIR, which is removed with the process, instead of
             in memory.
-        limit: of the size in bytes. Images beyond it are read anew each time.
+        limit: largest size in bytes. Images beyond it are read again each time.
     """
 
     def __init__(

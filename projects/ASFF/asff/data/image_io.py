@@ -43,7 +43,7 @@ def read_image(path: str | os.PathLike, image_format: str = "RGB") -> np.ndarray
         raise UnreadableImage(f"{path}: the file is empty")
     _check_complete(path, data)
     try:
-        # The flag converts everything to colour and turns the image upright.
+        # The flag converts everything to colour and applies the EXIF orientation.
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error as error:  # more pixels than OpenCV allows
         raise UnreadableImage(f"{path}: {error.err}") from error
@@ -68,7 +68,7 @@ def _check_complete(path: str | os.PathLike, data: np.ndarray) -> None:
     end = ENDS.get(data[:2].tobytes())
     if end is None or data[-len(end) :].tobytes() == end:
         return
-    # Cameras append data to complete files. Pillow can tell, but is slow.
+    # Cameras append data to complete files. Pillow reads those, but is slow.
     try:
         with Image.open(path) as image:
             image.load()

@@ -1,4 +1,4 @@
-"""Loader of training batches that counts unreadable images and dropped boxes."""
+"""Loader of training batches, which counts unreadable images and dropped boxes."""
 
 from __future__ import annotations
 

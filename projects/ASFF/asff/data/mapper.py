@@ -34,14 +34,14 @@ class SquareMapper:
     Args:
         augmentations: Detectron2's or ours, applied between mixup and the resize to the square.
         interpolations: OpenCV's, of which one is drawn for the resize.
-        image_format: "RGB" or "BGR".
-        min_box_side: in pixels of the square; smaller boxes are dropped.
-        min_box_visible: least share of a box's area that must remain inside the image; boxes of
-            which less remains are dropped.
+        image_format: order of the channels of the default ``read``, "RGB" or "BGR".
+        min_box_side: in pixels of the square; boxes with a shorter side are dropped.
+        min_box_visible: boxes of which a smaller share of the area remains inside the image are
+            dropped.
         read: reads a file to (H, W, 3), uint8; by default :func:`read_image`.
     """
 
-    # Attributes, so that the benchmark can measure the time of each.
+    # Attributes, so that the benchmark of the data can measure their times.
     mix_images = staticmethod(mix_images)
     to_tensor = staticmethod(to_tensor)
 
