@@ -42,9 +42,6 @@ def test_unknown_name_shows_similar_ones():
     message = str(error.value)
     assert message.startswith("DATASETS.TRAIN names the dataset 'coco_2017_trian'")
     assert "coco_2017_train" in message.split("Similar names: ")[1].split(",")[0]
-
-
-def test_unlike_name_shows_none():
     with pytest.raises(ValueError, match="Similar names: none"):
         check_datasets(["@@@"], "DATASETS.TEST")
 
@@ -68,29 +65,11 @@ def test_remote_files_are_not_looked_for(register):
     check_datasets(["remote"], "DATASETS.TRAIN")
 
 
-@pytest.mark.parametrize(
-    ("architecture", "key"),
-    [
-        ("YOLOv3", "MODEL.YOLOV3.NUM_CLASSES"),
-        ("RetinaNet", "MODEL.RETINANET.NUM_CLASSES"),
-        ("GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES"),
-    ],
-)
-def test_class_count_of_the_detector(architecture, key):
-    cfg = detector_cfg("MODEL.META_ARCHITECTURE", architecture, key, 3)
-    assert class_count(cfg) == (key, 3)
-    with pytest.raises(ValueError, match=f"{key} is 3, .* Set {key} to 80"):
-        check_num_classes(cfg, ["coco_2017_val"])
-
-
 def test_unknown_class_count_is_not_checked():
     cfg = detector_cfg("MODEL.META_ARCHITECTURE", "SomethingElse")
     assert class_count(cfg) is None
     check_num_classes(cfg, ["coco_2017_val"])
-
-
-def test_class_count_without_our_keys():
-    assert class_count(get_cfg()) == ("MODEL.ROI_HEADS.NUM_CLASSES", 80)
+    assert class_count(get_cfg()) == ("MODEL.ROI_HEADS.NUM_CLASSES", 80)  # without our keys
 
 
 def test_different_class_counts_are_refused(register):
@@ -139,6 +118,9 @@ def test_default_class_count_follows_the_data(register, caplog, architecture, ke
     follow_classes(cfg, ["unread", "two"])
     assert class_count(cfg) == (key, 2)
     assert caplog.messages == [f"{key}: 2, as two has (cat, dog)."]
+    check_num_classes(cfg, ["two"])
+    with pytest.raises(ValueError, match=f"{key} is 2, .* Set {key} to 80"):
+        check_num_classes(cfg, ["coco_2017_val"])
 
 
 def test_stated_class_count_stays(register, caplog):

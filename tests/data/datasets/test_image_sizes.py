@@ -72,13 +72,7 @@ def test_pixels_are_not_read(folder, monkeypatch):
 
 
 def test_second_time_opens_no_file(folder, no_reading):
-    paths = [write(folder / f"{i}.png", 10 + i, 20) for i in range(3)]
-    first = read_image_sizes(paths)
-    no_reading()
-    assert read_image_sizes(paths) == first == [(10, 20), (11, 20), (12, 20)]
-
-
-def test_cache_keeps_the_images_of_other_splits(folder, no_reading):
+    """Nor of another split of the dataset."""
     paths = [write(folder / f"{i}.png", 10 + i, 20) for i in range(4)]
     for split in (paths[:2], paths[2:]):
         read_image_sizes(split)

@@ -47,15 +47,6 @@ def test_empty_dataset():
     assert inspect(empty, {}) == {} and usable_annotations(empty, {}) == ([], {})
 
 
-def test_the_given_dataset_stays():
-    dataset = make_dataset()
-    dataset.annotations[0].update(bbox=[-9, 0, 60, 40], id=2)
-    dataset.images[0]["width"] = 1
-    before = copy.deepcopy(dataset)
-    cleaned, _ = repair(dataset, sound_files(dataset))
-    assert dataset == before and cleaned != before
-
-
 def test_examples_are_few_but_all_are_counted():
     dataset = make_dataset(images=30)
     for annotation in dataset.annotations:
@@ -124,12 +115,6 @@ def test_boxes(box, rule):
             "unknown_image",
             "image 'x': annotation 3, box [0, 0, 60, 40]",
             "annotations of unknown images",
-        ),
-        (
-            {"bbox": [1, 2, 0, 4]},
-            "degenerate_box",
-            "1.png: annotation 3, box [1, 2, 0, 4]",
-            "degenerate (zero-area) boxes",
         ),
     ],
 )
@@ -418,7 +403,9 @@ def test_whatever_is_broken_the_copy_is_sound(seed):
         key = rng.choice(["id", "image_id", "category_id", "bbox", "area", "iscrowd"])
         box = [rng.choice([math.nan, -70, -9, 0, 12, 90, 5.5]) for _ in range(4)]
         annotation[key] = box if key == "bbox" else rng.choice([None, 0, 1, 3, 13])
+    before = copy.deepcopy(dataset)
     cleaned, changes = repair(dataset, files)
+    assert repr(dataset) == repr(before)  # nan differs from itself
     assert errors(cleaned, files) == []
     # Repairing leaves nothing to be repaired.
     assert repair(cleaned, files) == (cleaned, {})

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from detectron2.utils.logger import setup_logger
 
     from ..data import check_input
-    from ..data.datasets import inspect_dataset, shared_files
+    from ..data.datasets import inspect_dataset, shared_files, shorten
     from ..engine.setup import load_config
 
     setup_logger(name="asff")
@@ -62,10 +62,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"\nWarning: {name} is in DATASETS.TRAIN and in DATASETS.TEST.")
     for first, second in combinations(inspections, 2):
         if shared := shared_files(first.files, second.files):
-            names = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
             print(
                 f"\nWarning: {first.name} and {second.name} have {len(shared)} image files in "
-                f"common: {names}"
+                f"common: {shorten(shared, 3)}"
             )
     if args.fix is not None:
         _write_fixed(inspections[0], args.fix)

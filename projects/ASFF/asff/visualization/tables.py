@@ -6,7 +6,7 @@ Shape letter: M boxes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from tabulate import tabulate
@@ -14,7 +14,7 @@ from tabulate import tabulate
 from ..analysis.anchor_fit import POOR_IOU, Fit
 from ..analysis.dataset_statistics import DatasetStatistics
 from ..data.boxes import COCO_AREA_LIMITS, COCO_SIZES
-from ..data.datasets import Finding, Inspection
+from ..data.datasets import Inspection
 
 BAR_WIDTH = 30
 INPUT_SIDES = (8, 16, 32, 64, 128, 256)  # limits between sides at the input, in pixels
@@ -22,21 +22,18 @@ INPUT_SIDES = (8, 16, 32, 64, 128, 256)  # limits between sides at the input, in
 
 def inspection_table(inspection: Inspection) -> str:
     """Format how large a dataset is, and what is wrong with it."""
+    rows = []
+    for finding in inspection.findings.values():
+        more = ["..."] if finding.count > len(finding.examples) else []
+        examples = "\n".join([*finding.examples, *more])
+        rows.append((finding.rule.severity, finding.rule.description, finding.count, examples))
+    table = tabulate(rows, ["", "found", "count", "examples"]) if rows else "Nothing is wrong."
     dataset = inspection.dataset
     title = (
         f"{inspection.name}: {len(dataset.images)} images, {len(dataset.annotations)} annotations, "
         f"{len(dataset.categories)} classes"
     )
-    return f"{title}\n{'=' * len(title)}\n{_findings_table(inspection.findings)}"
-
-
-def _findings_table(findings: Mapping[str, Finding]) -> str:
-    rows = []
-    for finding in findings.values():
-        more = ["..."] if finding.count > len(finding.examples) else []
-        examples = "\n".join([*finding.examples, *more])
-        rows.append((finding.rule.severity, finding.rule.description, finding.count, examples))
-    return tabulate(rows, ["", "found", "count", "examples"]) if rows else "Nothing is wrong."
+    return f"{title}\n{'=' * len(title)}\n{table}"
 
 
 def statistics_tables(statistics: DatasetStatistics) -> str:

@@ -15,7 +15,6 @@ from .classes import (
 from .coco_dataset import CocoDataset, load_dataset
 from .image_files import shared_files
 from .inspection import (
-    Finding,
     Inspection,
     check_annotations,
     inspect_dataset,
@@ -28,7 +27,6 @@ from .source import IMAGE_SUFFIXES
 __all__ = [
     "IMAGE_SUFFIXES",
     "CocoDataset",
-    "Finding",
     "Inspection",
     "check_annotations",
     "check_datasets",

@@ -123,6 +123,6 @@ def _check_count(cfg: CfgNode, classes: Sequence[str], owner: str) -> None:
         )
 
 
-def shorten(classes: Sequence[str]) -> str:
-    """Join class names for a message, at most ten."""
-    return ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+def shorten(names: Sequence[str], limit: int = 10) -> str:
+    """Join names for a message, at most ``limit``."""
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

@@ -16,7 +16,7 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-MAX_SHOWN = 5  # file names in a message
+from .classes import shorten
 
 ID = (int, str)
 # The keys that tell items apart, and their types. An annotation's own id can be given later.
@@ -138,11 +138,10 @@ class CocoDataset:
                 "not trained on, ignored in evaluation."
             )
         if lost:
-            shown = ", ".join(image["file_name"] for image in lost[:MAX_SHOWN])
+            shown = shorten([image["file_name"] for image in lost], 5)
             logger.warning(
                 f"{name}: {len(lost)} of {len(self.images)} images cannot be read and are left "
-                f"out, with {sum(len(objects[image['id']]) for image in lost)} objects: {shown}"
-                f"{', ...' if len(lost) > MAX_SHOWN else ''}."
+                f"out, with {sum(len(objects[image['id']]) for image in lost)} objects: {shown}."
             )
         return [
             {

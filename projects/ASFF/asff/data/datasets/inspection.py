@@ -1,4 +1,4 @@
-"""Runs the table of rules: over a dataset, to repair it, and before a training."""
+"""Inspection, repair and summary of datasets by the table of rules."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
+from .classes import shorten
 from .coco_dataset import CocoDataset, load_dataset
 from .dataset_index import DatasetIndex
 from .image_files import ImageFile, examine_files
@@ -146,15 +147,17 @@ def repair(dataset: CocoDataset, files: dict[str, ImageFile]) -> tuple[CocoDatas
 def _fix(part: str, items: list[dict], index: DatasetIndex, changes: Counter[str]) -> list[dict]:
     """Return the items to keep, fixed copies of those that break a rule, and count the changes."""
     for rule in itertools.chain(*RULES[part]):
+        if rule.fix is None:
+            continue
         kept = []
-        for item in items if rule.fix else ():
+        for item in items:
             if rule.find(item, index) is not None:
                 item = dict(item)
                 changes[f"{rule.fix(item, index)} {rule.description}"] += 1
                 if rule.drops:
                     continue
             kept.append(item)
-        items = kept if rule.fix else items
+        items = kept
     return items
 
 
@@ -218,19 +221,24 @@ def summarize(dataset_dicts: Sequence[dict]) -> list[tuple[int, str]]:
     for rule in UNUSABLE_BOXES:
         if count := counts[rule.name]:
             lines.append((logging.WARNING, f"Not used: {rule.description} ({count})."))
+    if line := _describe_missing(files):
+        lines.append((logging.WARNING, line))
+    return lines
+
+
+def _describe_missing(files: dict[str, ImageFile]) -> str:
     missing = [name for name, file in files.items() if file.missing]
-    names = ", ".join(missing[:MAX_EXAMPLES]) + (", ..." if len(missing) > MAX_EXAMPLES else "")
-    if missing and len(missing) == len(files):
+    names = shorten(missing, MAX_EXAMPLES)
+    if not missing:
+        return ""
+    if len(missing) == len(files):
         raise ValueError(
             f"None of the {len(missing)} image files exists, for example in "
             f"'{os.path.dirname(missing[0])}': {names}. Correct the image folder of the dataset, "
             "or set the environment variable DETECTRON2_DATASETS."
         )
-    if missing:
-        advice = "asff check-data --fix writes annotations without them"
-        line = f"{len(missing)} image files do not exist ({advice}): {names}"
-        lines.append((logging.WARNING, line))
-    return lines
+    advice = "asff check-data --fix writes annotations without them"
+    return f"{len(missing)} image files do not exist ({advice}): {names}"
 
 
 def _xywh_box(annotation: dict) -> list[float]:
