@@ -153,7 +153,7 @@ def test_a_row_is_reproduced_by_its_command(folder, free):
 
 
 def test_jobs_run_at_the_same_time(folder, free, monkeypatch):
-    start, started, most = processes.start, [], 0
+    start, started, most = processes._start, [], 0
 
     def counted(*args: object) -> subprocess.Popen:
         nonlocal most
@@ -161,7 +161,7 @@ def test_jobs_run_at_the_same_time(folder, free, monkeypatch):
         most = max(most, sum(process.poll() is None for process in started))
         return started[-1]
 
-    monkeypatch.setattr(processes, "start", counted)
+    monkeypatch.setattr(processes, "_start", counted)
     run(*grid("three", "one", seeds=(1, 2, 3)), "--jobs", 2)
     assert most == 2 and len(started) == 6
     assert record("one_seed3")["jobs"] == 2

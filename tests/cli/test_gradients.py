@@ -96,19 +96,11 @@ def test_files_that_are_not_there(config, tmp_path):
     file = tmp_path / "file"
     torch.save({"model": {"other.weight": torch.ones(1)}}, file)
     for folder, args, message in (
-        (
-            tmp_path,
-            (config, "--weights", "none.pth"),
-            "MODEL.WEIGHTS is 'none.pth'",
-        ),
+        (tmp_path, (config, "--weights", "none.pth"), "MODEL.WEIGHTS is 'none.pth'"),
         (tmp_path, ("none.yaml",), "--config-file none.yaml: there is no such file."),
         (tmp_path, (config, "--weights", config), "cannot be read"),
-        (
-            tmp_path,
-            (config, "--weights", file),
-            "None of the 1 tensors in MODEL",
-        ),
-        (file, (config,), f"--output {file} cannot be created: File exists."),
+        (tmp_path, (config, "--weights", file), "None of the 1 tensors in MODEL"),
+        (file, (config,), f"--output {file}: File exists."),
     ):
         options = ("--output", folder, "--batches", 1)
         error = run("--config-files", *args, *options).error

@@ -34,11 +34,11 @@ def measure_costs(grid: Grid) -> dict:
         ``latency_ratio`` to the first config; and what the latency depends on.
     """
     torch.set_num_threads(grid.threads)
-    cfgs = [build_cfg(file, grid.opts) for file in grid.config_files]
+    cfgs = [_build_cfg(file, grid.opts) for file in grid.config_files]
     models = [Trainer.build_model(cfg).eval() for cfg in tqdm(cfgs, desc="building")]
     inputs = [next(iter(build_test_loader(cfg, cfg.DATASETS.TEST[0]))) for cfg in cfgs]
     costs = [count_operations(model, x) for model, x in zip(models, inputs)]
-    times = time_interleaved(models, inputs)
+    times = _time_interleaved(models, inputs)
     for cost, x, seconds in zip(costs, inputs, times):
         # Ratios within a round cancel the load of the machine.
         ratios = [own / first for own, first in zip(seconds, times[0])]
@@ -67,7 +67,7 @@ def read_costs(folder: Path) -> dict:
     return read_json(file, keys) if file.is_file() else {}
 
 
-def build_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
+def _build_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
     """Return a config as train_net.py resolves it for one process."""
     cfg = load_config(config_file, list(opts))
     cfg.DATALOADER.NUM_WORKERS = 0  # for a single image
@@ -78,7 +78,7 @@ def build_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
 
 
 @torch.no_grad()
-def time_interleaved(
+def _time_interleaved(
     models: Sequence[nn.Module], inputs: Sequence[list[dict]]
 ) -> list[list[float]]:
     """Measure seconds of forward passes, by model and round; each round runs every model once."""

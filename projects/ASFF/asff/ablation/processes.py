@@ -37,21 +37,21 @@ def run_all(runs: Sequence[Run], jobs: int, threads: int) -> list[str]:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run = waiting.popleft()
-                    running.append((run, start(run, threads)))
+                    running.append((run, _start(run, threads)))
                 time.sleep(POLL_SECONDS)
                 ended = [x for x in running if x[1].poll() is not None]
                 running = [x for x in running if x not in ended]
                 for run, process in ended:
-                    if not finish(run, process.returncode, jobs, threads):
+                    if not _finish(run, process.returncode, jobs, threads):
                         failed.append(run.name)
                     bar.update()
-                show_progress(bar, [run for run, _ in running])
+                _show_progress(bar, [run for run, _ in running])
         finally:
-            terminate([process for _, process in running])
+            _terminate([process for _, process in running])
     return failed
 
 
-def start(run: Run, threads: int) -> subprocess.Popen:
+def _start(run: Run, threads: int) -> subprocess.Popen:
     """Start a run, or resume it from its last checkpoint; what it prints goes to its log file."""
     if not run.can_resume:  # metrics of an earlier attempt are no part of this run
         (run.output_dir / "metrics.json").unlink(missing_ok=True)
@@ -59,7 +59,7 @@ def start(run: Run, threads: int) -> subprocess.Popen:
     write_json(run.output_dir / "run.json", {**run.identity(), "folder": folder})
     command = [*TRAIN, "--resume", "--config-file", run.config_file]
     command += [*run.opts, "SEED", run.seed, "OUTPUT_DIR", run.output_dir]
-    with log_file(run).open("a") as log:
+    with _log_file(run).open("a") as log:
         return subprocess.Popen(
             list(map(str, command)),
             stdin=subprocess.DEVNULL,
@@ -70,24 +70,24 @@ def start(run: Run, threads: int) -> subprocess.Popen:
         )
 
 
-def terminate(processes: Sequence[subprocess.Popen]) -> None:
+def _terminate(processes: Sequence[subprocess.Popen]) -> None:
     """Terminate processes and their children, by force after a while."""
     for process in processes:
-        signal_group(process, signal.SIGTERM)
+        _signal_group(process, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(deadline - time.monotonic(), 0.0))
-        signal_group(process, signal.SIGKILL)
+        _signal_group(process, signal.SIGKILL)
         process.wait()
 
 
-def signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
+def _signal_group(process: subprocess.Popen, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # it has ended
         os.killpg(process.pid, number)
 
 
-def finish(run: Run, code: int, jobs: int, threads: int) -> bool:
+def _finish(run: Run, code: int, jobs: int, threads: int) -> bool:
     """Write the record of a run that has ended and print its AP; return whether it succeeded."""
     try:
         if code:
@@ -95,25 +95,25 @@ def finish(run: Run, code: int, jobs: int, threads: int) -> bool:
         metrics = write_record(run, jobs, threads)
         tqdm.write(f"{run.name}: AP {show(metrics['AP'])}, AP50 {show(metrics['AP50'])}")
     except ValueError as error:
-        lines = log_file(run).read_text(errors="replace").splitlines()[-LAST_LINES:]
+        lines = _log_file(run).read_text(errors="replace").splitlines()[-LAST_LINES:]
         end_of_log = "\n".join(f"    {line}" for line in lines)
-        tqdm.write(f"{run.name} failed: {error}\nThe end of {log_file(run)}:\n{end_of_log}")
+        tqdm.write(f"{run.name} failed: {error}\nThe end of {_log_file(run)}:\n{end_of_log}")
         return False
     return True
 
 
-def log_file(run: Run) -> Path:
+def _log_file(run: Run) -> Path:
     return run.output_dir.with_name(f"{run.name}.log")
 
 
-def show_progress(bar: tqdm, runs: Iterable[Run]) -> None:
+def _show_progress(bar: tqdm, runs: Iterable[Run]) -> None:
     """Show the progress of runs if it has changed."""
-    text = " | ".join(map(describe_progress, runs))
+    text = " | ".join(map(_describe_progress, runs))
     if text != bar.postfix:
         bar.set_postfix_str(text)
 
 
-def describe_progress(run: Run) -> str:
+def _describe_progress(run: Run) -> str:
     """Return name, iteration and remaining time, as far as the run has logged them."""
     lines = [x for x in read_metrics(run.output_dir / "metrics.json") if "eta_seconds" in x]
     if not lines:

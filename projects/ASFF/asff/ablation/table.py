@@ -58,12 +58,12 @@ def make_table(folder: Path, grid: Grid, records: Sequence[dict], costs: dict) -
     rows = []
     for file, metrics in by_config.items():
         again = Path("output", f"{folder.resolve().name}_again")
-        row = {"config_file": file, "command": command(again, grid, [file])}
+        row = {"config_file": file, "command": _command(again, grid, [file])}
         row.update(make_row(metrics, baseline if metrics is not baseline else {}))
         row.update(costs.get("configs", {}).get(file, {}))
         rows.append(row)
     return {
-        "command": command(folder, grid, grid.config_files),
+        "command": _command(folder, grid, grid.config_files),
         "seeds": grid.seeds,
         "dates": sorted({record["date"] for record in records}),
         **{
@@ -102,7 +102,7 @@ def make_row(metrics: dict[int, dict], baseline: dict[int, dict]) -> dict:
     return row
 
 
-def command(folder: Path, grid: Grid, config_files: Sequence[str]) -> str:
+def _command(folder: Path, grid: Grid, config_files: Sequence[str]) -> str:
     """Return the command that makes these results."""
     parts = ["asff", "ablate", str(folder)]
     parts += ["--config-files", *config_files, "--seeds", *map(str, grid.seeds)]
@@ -116,12 +116,12 @@ def to_markdown(folder: Path, table: dict) -> str:
     parts = [
         f"# {folder.resolve().name}",
         f"```bash\n{table['command']}\n```",
-        describe_runs(table),
-        format_rows(folder, rows, len(table["seeds"])),
+        _describe_runs(table),
+        _format_rows(folder, rows, len(table["seeds"])),
         f"Mean ± standard deviation over the seeds. Δ: difference to the first row for the same "
         f"seeds, with its {CONFIDENCE:.0%} confidence interval (Student's t). n/a: too few seeds, "
         "or a run without such objects.",
-        *(describe_costs(table["costs"], rows) if table["costs"] else ()),
+        *(_describe_costs(table["costs"], rows) if table["costs"] else ()),
         "![AP of each config](plot.png)",
         "To repeat one row:",
         "```bash\n" + "\n".join(row["command"] for row in rows) + "\n```",
@@ -129,7 +129,7 @@ def to_markdown(folder: Path, table: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def describe_runs(table: dict) -> str:
+def _describe_runs(table: dict) -> str:
     """Describe when and where the runs were made, and how long they took."""
     facts = {"Seeds": "seeds", "dates": "dates", "hardware": "hardware"}
     facts |= {"threads of a run": "threads", "runs at a time": "jobs"}
@@ -141,7 +141,7 @@ def describe_runs(table: dict) -> str:
     return "; ".join(texts) + "."
 
 
-def describe_costs(costs: dict, rows: Sequence[dict]) -> list[str]:
+def _describe_costs(costs: dict, rows: Sequence[dict]) -> list[str]:
     """Describe how the costs were measured."""
     names = sorted({name for row in rows for name in row.get("not_counted", ())})
     return [
@@ -153,7 +153,7 @@ def describe_costs(costs: dict, rows: Sequence[dict]) -> list[str]:
     ]
 
 
-def format_rows(folder: Path, rows: Sequence[dict], num_seeds: int) -> str:
+def _format_rows(folder: Path, rows: Sequence[dict], num_seeds: int) -> str:
     headers = ["config", "seeds", *METRICS, *(f"Δ {name}" for name in COMPARED)]
     headers += ["parameters (M)", "multiply-adds (G)", "latency ratio"]
     lines = []
@@ -162,10 +162,10 @@ def format_rows(folder: Path, rows: Sequence[dict], num_seeds: int) -> str:
         differences = (row["differences"].get(name) for name in COMPARED)
         lines.append(
             [
-                link(row["config_file"], folder),
+                _link(row["config_file"], folder),
                 seeds if len(row["seeds"]) < num_seeds else num_seeds,
-                *(show_estimate(row[name]) for name in METRICS),
-                *("" if row is rows[0] else show_difference(x) for x in differences),
+                *(_show_estimate(row[name]) for name in METRICS),
+                *("" if row is rows[0] else _show_difference(x) for x in differences),
                 show(row.get("parameters"), "{:.2f}", 1e6),
                 show(row.get("multiply_adds"), "{:.3f}", 1e9),
                 show(row.get("latency_ratio"), "{:.2f}"),
@@ -175,7 +175,7 @@ def format_rows(folder: Path, rows: Sequence[dict], num_seeds: int) -> str:
     return tabulate(lines, headers, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
-def link(config_file: str, folder: Path) -> str:
+def _link(config_file: str, folder: Path) -> str:
     """Return the name of a config, with a link from the folder if the file exists."""
     path = Path(config_file)
     if not path.is_file():
@@ -183,12 +183,12 @@ def link(config_file: str, folder: Path) -> str:
     return f"[{path.stem}]({os.path.relpath(path.resolve(), folder.resolve())})"
 
 
-def show_estimate(estimate: dict) -> str:
+def _show_estimate(estimate: dict) -> str:
     text = show(estimate["mean"])
     return text if estimate["std"] is None else f"{text} ± {estimate['std']:.1f}"
 
 
-def show_difference(difference: dict | None) -> str:
+def _show_difference(difference: dict | None) -> str:
     if difference is None or difference["mean"] is None:
         return "n/a"
     interval = [show(difference[end], "{:+.1f}") for end in ("low", "high")]

@@ -30,11 +30,7 @@ def add_arguments(parser: VerbParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train the missing runs, measure the costs if needed, and write table and plot.
-
-    Raises:
-        ValueError: naming the option, key or file, its value, and the fix.
-    """
+    """Train the missing runs, measure the costs if needed, and write table and plot."""
     if bool(args.config_files) != bool(args.seeds):
         raise ValueError("--config-files and --seeds belong together: name both, or neither.")
     if not args.config_files and args.opts:
@@ -46,14 +42,14 @@ def run(args: argparse.Namespace) -> int:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     try:
-        return compare(args)
+        return _compare(args)
     except KeyboardInterrupt:
         message = "stopped, with all its runs. The same command goes on from here."
         print(f"\nasff ablate: {message}", file=sys.stderr)
         return 1
 
 
-def compare(args: argparse.Namespace) -> int:
+def _compare(args: argparse.Namespace) -> int:
     """Do the work of :func:`run`, which handles signals."""
     from ..ablation import costs, plot, processes, records, runs, table
 

@@ -38,11 +38,7 @@ def add_arguments(parser: VerbParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the datasets; return 1 where errors were found.
-
-    Raises:
-        ValueError: an option, the config, or a dataset cannot be used.
-    """
+    """Check the datasets; return 1 where errors were found."""
     from detectron2.utils.logger import setup_logger
 
     from ..data import check_input

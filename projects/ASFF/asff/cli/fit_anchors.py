@@ -23,11 +23,7 @@ def add_arguments(parser: VerbParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fit anchors, write the config, and print both fits.
-
-    Raises:
-        ValueError: naming the key or file, its value, and the fix.
-    """
+    """Fit anchors, write the config, and print both fits."""
     from detectron2.utils.logger import setup_logger
 
     from ..analysis import anchor_fit

@@ -32,11 +32,7 @@ def add_arguments(parser: VerbParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw the images, and summarize the dataset.
-
-    Raises:
-        ValueError: an option cannot be used, a file cannot be read, or the model has no ASFF.
-    """
+    """Draw the images, and summarize the dataset."""
     from detectron2.utils.logger import setup_logger
 
     from ..analysis import check_fusion_maps

@@ -36,15 +36,10 @@ def add_arguments(parser: VerbParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure all configs, and write the results.
+    """Measure all configs, and write the results."""
+    from ..visualization.files import OutputFolder
 
-    Raises:
-        ValueError: naming the option, key or file, its value, and the fix.
-    """
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--output {args.output} cannot be created: {error.strerror}.") from error
+    OutputFolder(args.output, ())  # raises an error if it cannot be written to
     planned = _plan(args)  # all configs are checked before the first is measured
     for measurement, cfg in planned:
         name = f"{measurement.label}, {measurement.stage} training"

@@ -27,11 +27,7 @@ def add_arguments(parser: VerbParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate and compare both detectors.
-
-    Raises:
-        ValueError: naming the key or file, its value, and the fix.
-    """
+    """Evaluate and compare both detectors."""
     from detectron2.modeling import BACKBONE_REGISTRY
 
     from ..analysis.swap import compare_detectors

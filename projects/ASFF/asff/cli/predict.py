@@ -34,11 +34,7 @@ def add_arguments(parser: VerbParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Detect in all inputs.
-
-    Raises:
-        ValueError: an option cannot be used, or a video or all images cannot be read.
-    """
+    """Detect in all inputs."""
     from detectron2.utils.logger import setup_logger
 
     from ..data.media import find_media

@@ -28,11 +28,7 @@ def add_arguments(parser: VerbParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write report.html and report.json.
-
-    Raises:
-        ValueError: naming the file or option, its value, and the fix.
-    """
+    """Write report.html and report.json."""
     import json
     import logging
     import os
