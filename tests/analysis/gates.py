@@ -1,4 +1,4 @@
-"""A detector whose fusion is known: where its image is bright, every level keeps to itself."""
+"""A detector with known fusion weights: at bright pixels, every level uses only itself."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from asff.modeling import AdaptiveFusion, PyramidFusion, YOLOv3Pyramid
 
 STRIDES = {"p5": 32, "p4": 16, "p3": 8}
-# The weight of a level at itself, where the image is bright and where it is dark.
+# Self weights of all levels at bright and at dark pixels.
 LOGIT = 10.0
 BRIGHT, DARK = (math.exp(x) / (math.exp(x) + 2) for x in (LOGIT, -LOGIT))
 
 
 class MeanPixels(Backbone):
-    """Features of one channel: the mean of the pixels, from 0 to 1, of every cell."""
+    """Features of one channel: the mean of the pixels, from 0 to 1, of every location."""
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         grey = images.mean(dim=1, keepdim=True) / 255
@@ -31,9 +31,9 @@ class MeanPixels(Backbone):
 
 
 class GatedDetector(nn.Module):
-    """Detects nothing, but fuses.
+    """A detector without detections.
 
-    At every place a level's own logit is 10 where its feature is 1, and -10 where it is 0; those
+    The logit of a level's self weight is 10 where its feature is 1, and -10 where it is 0; those
     of the other levels are 0.
     """
 
@@ -79,7 +79,7 @@ def image_with_square(
     size: tuple[int, int] = (128, 192),
     shown_as: tuple[int, int] | None = None,
 ) -> dict:
-    """A black image with a white box x1, y1, x2, y2.
+    """Create a black image with a white box x1, y1, x2, y2.
 
     Args:
         size: height and width at the network's input.

@@ -35,7 +35,7 @@ def yolov3_cfg(*options: object) -> CfgNode:
 
 
 def make_yolov3(*options: object) -> YOLOv3:
-    """Its weights differ from place to place: trained ones do, initial ones hardly."""
+    """Create a detector whose fusion weights differ between locations, like trained ones."""
     torch.manual_seed(0)
     model = build_model(yolov3_cfg("MODEL.YOLOV3.SCORE_THRESH_TEST", 0.0, *options)).eval()
     for fuse in model.backbone.fusion.fuse:
@@ -63,7 +63,7 @@ def record(model: nn.Module, inputs: list[dict]) -> dict[str, LevelMaps]:
     return recorder.maps
 
 
-def test_weights_sum_to_one_at_every_place():
+def test_weights_sum_to_one_at_every_location():
     maps = record(make_yolov3(), make_inputs((64, 96), (64, 96)))
     assert list(maps) == ["p5", "p4", "p3"]
     for level, stride in STRIDES.items():
@@ -75,7 +75,7 @@ def test_weights_sum_to_one_at_every_place():
 
 
 @pytest.mark.parametrize("make", [make_yolov3, make_retinanet])
-def test_recorded_is_what_was_fused(make):
+def test_recorded_maps_are_those_of_the_fusion(make):
     """The fused feature is the sum of the resized ones with the recorded weights (Equation 1)."""
     model, seen = make(), {}
     fusion, strides = find_fusion(model)
@@ -92,8 +92,8 @@ def test_recorded_is_what_was_fused(make):
         torch.testing.assert_close(maps[level].activation, activation, rtol=1e-4, atol=1e-4)
 
 
-def test_shares_where_there_are_no_features():
-    """A black image, of whose features the known gates make nothing but zeros."""
+def test_shares_of_zero_features():
+    """All resized features of a black image are 0."""
     model = GatedDetector()
     for resizes in model.backbone.fusion.resize:
         for resize in resizes:
@@ -103,8 +103,8 @@ def test_shares_where_there_are_no_features():
     assert all((maps.shares == 0).all() for maps in view.maps.values())
 
 
-def test_known_gates_show_where_they_must():
-    """Two cells at the coarsest level, and the same places at the others."""
+def test_weights_of_known_gates():
+    """The box covers two locations of the coarsest level, and the same positions of the others."""
     box = (64, 0, 128, 32)
     (view,) = view_fusion(GatedDetector(), [image_with_square(box)])
     for own, (level, stride) in enumerate(STRIDES.items()):
@@ -117,11 +117,8 @@ def test_known_gates_show_where_they_must():
 
 def test_asff_fpn_starts_near_neutral():
     (view,) = view_fusion(make_retinanet(), make_inputs((64, 96)))
-    assert {level: maps.stride for level, maps in view.maps.items()} == {
-        "p3": 8,
-        "p4": 16,
-        "p5": 32,
-    }
+    strides = {level: maps.stride for level, maps in view.maps.items()}
+    assert strides == {"p3": 8, "p4": 16, "p5": 32}
     for own, maps in enumerate(view.maps.values()):
         for level in range(3):
             expected = torch.full_like(maps.weights[level], 0.95 if level == own else 0.025)
@@ -135,7 +132,7 @@ def boxes_of(model: nn.Module, inputs: list[dict]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("make", [make_yolov3, make_retinanet])
-def test_the_model_does_the_same_while_it_is_watched(make):
+def test_recording_does_not_change_detections(make):
     model, inputs = make(), make_inputs((64, 96), (64, 96))
     if isinstance(model, RetinaNet):
         model.test_score_thresh = 0.0
@@ -143,19 +140,18 @@ def test_the_model_does_the_same_while_it_is_watched(make):
     views = view_fusion(model, inputs)
     assert len(before[0]) > 0
     for found, view in zip(before, views):
-        watched = view.instances
-        assert torch.equal(found[:, :4], watched.pred_boxes.tensor)
-        assert torch.equal(found[:, 4], watched.scores)
+        assert torch.equal(found[:, :4], view.instances.pred_boxes.tensor)
+        assert torch.equal(found[:, 4], view.instances.scores)
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_training_goes_on_as_if_unwatched():
-    """Running statistics are updated once, and gradients pass."""
+def test_recording_does_not_change_training():
+    """Running statistics are updated once, and gradients are the same."""
     states = []
-    for watched in (False, True):
+    for is_recorded in (False, True):
         model = make_yolov3().train()
         images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-        if watched:
+        if is_recorded:
             with FusionRecorder(model) as recorder:
                 model.forward_dense(images).sum().backward()
             assert not recorder.maps["p3"].weights.requires_grad
@@ -185,7 +181,7 @@ def test_maps_are_those_of_the_image_without_padding():
 
 
 def test_levels_of_yolov3():
-    """Each level is made to find a class of its own, which tells where a detection is from."""
+    """Each level predicts a class of its own, which reveals the level of a detection."""
     model = make_yolov3()
     with torch.no_grad():
         for level, head in enumerate(model.head.levels):
@@ -204,7 +200,7 @@ def test_levels_of_yolov3():
 
 
 def test_levels_of_retinanet():
-    """Its boxes are made to be their anchors, whose size tells the level."""
+    """Boxes equal their anchors, whose size reveals the level."""
     model = make_retinanet(
         "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "TEST.DETECTIONS_PER_IMAGE", 9999
     )
@@ -231,7 +227,7 @@ def test_no_detections_have_no_levels():
     assert len(view.instances) == 0 and view.levels == []
 
 
-def test_other_detectors_do_not_tell_levels():
+def test_levels_of_other_detectors_are_unknown():
     (view,) = view_fusion(GatedDetector(), [image_with_square((0, 0, 8, 8))])
     assert view.levels is None
 

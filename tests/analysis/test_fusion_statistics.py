@@ -28,47 +28,48 @@ def annotated(*boxes: list[float], **fields: object) -> dict:
 
 
 def count(*images: tuple[dict, dict], model: nn.Module | None = None) -> dict:
-    """The statistics of images: inputs of the network, and dataset dicts."""
-    numbers, model = FusionStatistics(), model or GatedDetector()
-    for image, record in images:
-        numbers.add(*view_fusion(model, [image]), record)
-    return numbers.to_json()
+    """Return the statistics of images: inputs of the network, and dataset dicts."""
+    statistics, model = FusionStatistics(), model or GatedDetector()
+    for image, dataset_dict in images:
+        statistics.add(*view_fusion(model, [image]), dataset_dict)
+    return statistics.to_json()
 
 
-def own(found: dict, region: str) -> list[float]:
+def self_weights(found: dict, region: str) -> list[float]:
     return [found["levels"][level]["regions"][region]["self_weight"] for level in LEVELS]
 
 
-def slow_numbers(views: list, records: list[dict]) -> dict:
-    """By level and region, the vectors of weights, entropy and shares to be averaged."""
+def slow_numbers(views: list, dataset_dicts: list[dict]) -> dict:
+    """Return by level and region the vectors of weights, entropy and shares to be averaged."""
     found = {(level, region): [] for level in LEVELS for region in REGIONS}
-    for view, record in zip(views, records):
-        height, width = record["height"], record["width"]
+    for view, dataset_dict in zip(views, dataset_dicts):
+        height, width = dataset_dict["height"], dataset_dict["width"]
         scale_x, scale_y = view.input_size[1] / width, view.input_size[0] / height
         for level, maps in view.maps.items():
             rows, columns = maps.activation.shape
-            cells = {}
+            locations = {}
             for y in range(rows):
                 for x in range(columns):
                     weights = maps.weights[:, y, x].tolist()
                     entropy = -sum(w * math.log(w) for w in weights if w) / math.log(3)
-                    cells[y, x] = [*weights, entropy, *maps.shares[:, y, x].tolist()]
-            taken = set()
-            for annotation in record["annotations"]:
+                    locations[y, x] = [*weights, entropy, *maps.shares[:, y, x].tolist()]
+            covered = set()
+            for annotation in dataset_dict["annotations"]:
                 x1, y1, w, h = annotation["bbox"]
                 if w <= 0 or h <= 0:
                     continue
                 x1, x2 = x1 * scale_x, (x1 + w) * scale_x
                 y1, y2 = y1 * scale_y, (y1 + h) * scale_y
-                centers = {cell: [(i + 0.5) * maps.stride for i in cell] for cell in cells}
-                mine = [c for c, (y, x) in centers.items() if y1 <= y < y2 and x1 <= x < x2]
-                assert mine  # the boxes are larger than a coarse cell's half, or it is the middle's
-                taken.update(mine)
+                centers = {each: [(i + 0.5) * maps.stride for i in each] for each in locations}
+                inside = [each for each, (y, x) in centers.items() if y1 <= y < y2 and x1 <= x < x2]
+                assert inside  # no box is so small that it contains no centre
+                covered.update(inside)
                 size = "small" if w * h < 32**2 else "medium" if w * h < 96**2 else "large"
-                mean = [sum(cells[cell][i] for cell in mine) / len(mine) for i in range(7)]
-                found[level, size].append(mean)
-            found[level, "background"] += [x for cell, x in cells.items() if cell not in taken]
-            found[level, "everywhere"] += cells.values()
+                vectors = [locations[each] for each in inside]
+                found[level, size].append([sum(x) / len(vectors) for x in zip(*vectors)])
+            outside = [x for each, x in locations.items() if each not in covered]
+            found[level, "background"] += outside
+            found[level, "everywhere"] += locations.values()
     return found
 
 
@@ -78,14 +79,14 @@ def test_dataset_against_slow_loops(datasets, config):
     model = build_model(cfg).eval()
     for fuse in model.backbone.fusion.fuse:
         nn.init.normal_(fuse.logits.weight, std=3.0)
-    records, mapper = DatasetCatalog.get("shapes_val"), build_test_mapper(cfg)
-    numbers, views = FusionStatistics(), []
-    for record in records:
-        views += view_fusion(model, [mapper(record)])
-        numbers.add(views[-1], record)
-    found, slow = numbers.to_json(), slow_numbers(views, records)
+    dataset_dicts, mapper = DatasetCatalog.get("shapes_val"), build_test_mapper(cfg)
+    statistics, views = FusionStatistics(), []
+    for dataset_dict in dataset_dicts:
+        views += view_fusion(model, [mapper(dataset_dict)])
+        statistics.add(views[-1], dataset_dict)
+    found, slow = statistics.to_json(), slow_numbers(views, dataset_dicts)
 
-    assert found["images"] == len(records) == 7
+    assert found["images"] == len(dataset_dicts) == 7
     for size in ("small", "medium", "large"):
         assert found["objects"][size] == len(slow["p3", size])
     assert found["objects"]["small"] > 0 and found["objects"]["medium"] > 0
@@ -94,20 +95,25 @@ def test_dataset_against_slow_loops(datasets, config):
         if not vectors:
             continue
         mean = [sum(column) / len(vectors) for column in zip(*vectors)]
-        numbers_there = found["levels"][level]["regions"][region]
-        assert list(numbers_there["weights"].values()) == pytest.approx(mean[:3], abs=1e-6)
-        assert list(numbers_there["shares"].values()) == pytest.approx(mean[4:], abs=1e-6)
-        assert numbers_there["entropy"] == pytest.approx(mean[3], abs=1e-6)
-        assert numbers_there["self_weight"] == numbers_there["weights"][level]
+        means = found["levels"][level]["regions"][region]
+        numbers = [*means["weights"].values(), means["entropy"], *means["shares"].values()]
+        assert numbers == pytest.approx(mean, abs=1e-6)
+        assert means["self_weight"] == means["weights"][level]
 
 
-def test_known_gates():
+@pytest.mark.parametrize(
+    "shown_as, box",
+    [(None, [64, 0, 64, 32]), ((256, 96), [32, 0, 32, 64])],
+    ids=["same size", "other size"],
+)
+def test_known_gates(shown_as, box):
     """The object covers exactly the region where the self weights are high."""
-    found = count((image_with_square((64, 0, 128, 32)), annotated([64, 0, 64, 32])))
-    assert own(found, "medium") == pytest.approx([BRIGHT] * 3)
-    assert own(found, "background") == pytest.approx([DARK] * 3)
-    # 2 of 24 cells of 32 pixels, and as large a share of the others.
-    assert own(found, "everywhere") == pytest.approx([(BRIGHT + 11 * DARK) / 12] * 3)
+    image = image_with_square((64, 0, 128, 32), shown_as=shown_as)
+    found = count((image, annotated(box)))
+    assert self_weights(found, "medium") == pytest.approx([BRIGHT] * 3)
+    assert self_weights(found, "background") == pytest.approx([DARK] * 3)
+    # 2 of 24 locations of stride 32, and the same share of the others.
+    assert self_weights(found, "everywhere") == pytest.approx([(BRIGHT + 11 * DARK) / 12] * 3)
     dark = found["levels"]["p4"]["regions"]["background"]
     weights = (DARK, (1 - DARK) / 2, (1 - DARK) / 2)
     assert sorted(dark["weights"].values()) == pytest.approx(sorted(weights))
@@ -117,33 +123,26 @@ def test_known_gates():
 
 
 def test_sizes_are_those_of_boxes_in_the_image():
-    """Though the network sees the image half as large."""
+    """The network gets the image at half its size."""
     image = image_with_square((0, 0, 8, 8), size=(128, 192), shown_as=(256, 384))
     boxes = [[0, 0, 32, 31.9], [0, 0, 32, 32], [0, 0, 96, 95.9], [0, 0, 96, 96], [9, 9, 200, 200]]
     assert count((image, annotated(*boxes)))["objects"] == {"small": 1, "medium": 2, "large": 2}
 
 
-def test_boxes_are_scaled_to_the_input():
-    image = image_with_square((64, 0, 128, 32), size=(128, 192), shown_as=(256, 96))
-    found = count((image, annotated([32, 0, 32, 64])))
-    assert own(found, "medium") == pytest.approx([BRIGHT] * 3)
-    assert own(found, "background") == pytest.approx([DARK] * 3)
-
-
 @pytest.mark.parametrize(
     "box", [[65, 1, 4, 4], [90, 1, 4, 4], [64, 0, 1, 30], [95, 31, 1, 1]], ids=str
 )
-def test_objects_without_the_centre_of_a_location_count_at_their_own_centre(box):
+def test_objects_that_contain_no_centre_of_a_location(box):
     found = count((image_with_square((64, 0, 96, 32)), annotated(box)))
-    assert own(found, "small") == pytest.approx([BRIGHT] * 3)
+    assert self_weights(found, "small") == pytest.approx([BRIGHT] * 3)
     assert found["objects"]["small"] == 1
 
 
 def test_every_object_counts_the_same():
-    """A large one on dark ground does not outweigh one on bright ground."""
+    """A large object at dark pixels has the same weight as a small one at bright pixels."""
     image = image_with_square((0, 0, 32, 32))
     found = count((image, annotated([0, 0, 32, 32], [64, 0, 64, 64])))
-    assert own(found, "medium") == pytest.approx([(BRIGHT + DARK) / 2] * 3)
+    assert self_weights(found, "medium") == pytest.approx([(BRIGHT + DARK) / 2] * 3)
 
 
 def test_objects_at_and_beyond_the_border():
@@ -151,7 +150,8 @@ def test_objects_at_and_beyond_the_border():
     boxes = [[160, 96, 100, 100], [191.5, 127.5, 0.5, 0.5], [300, 0, 20, 20], [0, 0, 0, 20]]
     found = count((image, annotated(*boxes)))
     assert found["objects"] == {"small": 1, "medium": 0, "large": 1}
-    assert own(found, "small") == own(found, "large") == pytest.approx([BRIGHT] * 3)
+    for size in ("small", "large"):
+        assert self_weights(found, size) == pytest.approx([BRIGHT] * 3)
 
 
 def test_crowds_are_neither_objects_nor_background():
@@ -159,18 +159,18 @@ def test_crowds_are_neither_objects_nor_background():
     found = count((image, annotated([64, 0, 64, 32], iscrowd=1)))
     assert sum(found["objects"].values()) == 0
     assert found["levels"]["p3"]["regions"]["medium"] is None
-    assert own(found, "background") == pytest.approx([DARK] * 3)
+    assert self_weights(found, "background") == pytest.approx([DARK] * 3)
 
 
 def test_images_without_objects_or_annotations():
     image = image_with_square((64, 0, 128, 32))
     found = count((image, annotated()), (image, {}))
     assert found["images"] == 2
-    assert own(found, "background") == own(found, "everywhere")
+    assert self_weights(found, "background") == self_weights(found, "everywhere")
 
 
 def mute(model: GatedDetector, source: str, *levels: str) -> GatedDetector:
-    """Let these levels give no weight to the source."""
+    """Set the weight that these levels give to the source to 0."""
     for level in levels:
         bias = model.backbone.fusion.fuse[LEVELS.index(level)].logits.bias
         bias.data[LEVELS.index(source)] = -40.0

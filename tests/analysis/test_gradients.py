@@ -1,4 +1,4 @@
-"""Gradient consistency: Equations 5 and 6, the parts of the loss, and the numbers made of them."""
+"""Gradient consistency: Equations 5 and 6, the parts of the loss, and their means."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,12 +72,9 @@ def adaptive() -> IdentityCase:
 
 
 def test_equation_6(adaptive):
-    """dL/dx^1_ij = sum over n of alpha^n_ij dL/dy^n_ij, at every place."""
+    """dL/dx^1_ij = sum over n of alpha^n_ij dL/dy^n_ij, at every location."""
     for level in range(LEVELS):
-        for place in torch.cartesian_prod(
-            torch.arange(2), torch.arange(HEIGHT), torch.arange(WIDTH)
-        ):
-            image, y, x = place.tolist()
+        for image, y, x in np.ndindex(2, HEIGHT, WIDTH):
             expected = sum(
                 adaptive.weights[n][image, level, y, x].double() * adaptive.outer[n][image, :, y, x]
                 for n in range(LEVELS)
@@ -85,13 +83,13 @@ def test_equation_6(adaptive):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def test_equation_6_leaves_out_the_way_through_the_weights(adaptive):
+def test_equation_6_neglects_the_gradient_through_the_weights(adaptive):
     """By hand: lambda is linear in x, and d alpha_m / d lambda_k = alpha_m ([m = k] - alpha_k)."""
     for level in range(LEVELS):
         expected = torch.zeros_like(adaptive.levels[level])
         for n, fuse in enumerate(adaptive.fusion.fuse):
             alpha = adaptive.weights[n].double()
-            # What y^n gains from more weight of level m: x^m . dL/dy^n, (2, H, W).
+            # Gradient by the weight of level m: x^m . dL/dy^n, (2, H, W).
             gain = [(x.detach() * adaptive.outer[n]).sum(dim=1) for x in adaptive.levels]
             kernel = fuse.logits.weight.detach()[:, :, 0, 0]  # (L, L 2)
             compress = fuse.compress[level].weight.detach()[:, :, 0, 0]  # (2, C)
@@ -115,7 +113,7 @@ def test_equation_5():
 
 
 def make_model(fusion: str) -> YOLOv3:
-    """A tiny detector in training mode, some of whose anchors predict an object."""
+    """Create a tiny detector in training mode, some of whose anchors predict an object."""
     torch.manual_seed(0)
     options = ("MODEL.YOLOV3.FUSION.NAME", fusion, "MODEL.YOLOV3.IGNORE_THRESH", 0.3)
     model = YOLOv3(detector_cfg(*TINY_DARKNET, *options)).train()
@@ -126,7 +124,7 @@ def make_model(fusion: str) -> YOLOv3:
 
 
 def make_batch(*boxes: Sequence[Sequence[float]]) -> list[dict]:
-    """An image of noise for each list of boxes."""
+    """Create an image of noise for each list of boxes."""
     torch.manual_seed(1)
     return [
         {
@@ -138,28 +136,28 @@ def make_batch(*boxes: Sequence[Sequence[float]]) -> list[dict]:
 
 
 def slow_masks(matches: Matches, level: int) -> tuple[Tensor, Tensor]:
-    """(N, R) each: positives of a level, and negatives of the others at the same places."""
-    stride, rows = STRIDES[level], Layout(*SIZE).anchors
+    """Return masks (N, R): positives of a level, negatives of the others at the same positions."""
+    stride, anchors = STRIDES[level], Layout(*SIZE).anchors
     own, others = torch.zeros(2, *matches.obj_targets.shape, dtype=torch.bool)
     for image, targets in enumerate(matches.obj_targets.tolist()):
-        cells = set()
-        for number, row in enumerate(rows):
-            if row.stride == stride and targets[number] == 1:
-                own[image, number] = True
-                cells.add((row.x, row.y))
-        for number, row in enumerate(rows):
-            large = max(row.stride, stride)
-            inside = {(x * stride // large, y * stride // large) for x, y in cells}
-            place = row.x * row.stride // large, row.y * row.stride // large
-            if row.stride != stride and targets[number] == 0 and place in inside:
-                others[image, number] = True
+        locations = set()
+        for i, anchor in enumerate(anchors):
+            if anchor.stride == stride and targets[i] == 1:
+                own[image, i] = True
+                locations.add((anchor.x, anchor.y))
+        for i, anchor in enumerate(anchors):
+            large = max(anchor.stride, stride)
+            inside = {(x * stride // large, y * stride // large) for x, y in locations}
+            position = anchor.x * anchor.stride // large, anchor.y * anchor.stride // large
+            if anchor.stride != stride and targets[i] == 0 and position in inside:
+                others[image, i] = True
     return own, others
 
 
 def the_rest(matches: Matches, level: int) -> Matches:
-    """What is neither a positive of the level nor a negative of others at the same places."""
+    """Return the part without the level's positives and the others' negatives beside them."""
     own, others = slow_masks(matches, level)
-    strides = torch.tensor([row.stride for row in Layout(*SIZE).anchors])
+    strides = torch.tensor([anchor.stride for anchor in Layout(*SIZE).anchors])
     return replace(
         matches,
         positive=matches.positive & ~own.gather(1, matches.anchor_idx),
@@ -174,7 +172,7 @@ def probe(request: pytest.FixtureRequest) -> GradientProbe:
     return GradientProbe(make_model(request.param), make_batch(BOXES, [], BOXES[:2]))
 
 
-def test_positives_are_where_the_boxes_say(probe):
+def test_locations_of_positives(probe):
     found = [probe.positive_locations(level).nonzero().tolist() for level in range(3)]
     # Image, y and x of the locations of the centres: x, y are (64, 48); (30, 40); (70, 40), then
     # (66, 67) and (66.5, 67.5).
@@ -182,7 +180,7 @@ def test_positives_are_where_the_boxes_say(probe):
     assert probe.matches.obj_targets.sum() == 7
 
 
-def test_negatives_are_at_the_same_places(probe):
+def test_negatives_are_at_the_same_positions(probe):
     for level in range(3):
         own, others = slow_masks(probe.matches, level)
         weights = probe.matches.obj_weights
@@ -194,7 +192,7 @@ def test_negatives_are_at_the_same_places(probe):
 
 
 def total_gradients(model: YOLOv3, batch: list[dict]) -> Iterator[Tensor]:
-    """Gradients of a training step's whole loss by the features x^l, cut off from the neck."""
+    """Return the gradients of a training step's total loss by the features x^l."""
     leaves = []
 
     def cut(neck: nn.Module, inputs: tuple, levels: list[Tensor]) -> list[Tensor]:
@@ -208,7 +206,7 @@ def total_gradients(model: YOLOv3, batch: list[dict]) -> Iterator[Tensor]:
     return (x.grad.movedim(1, -1).double() for x in leaves)
 
 
-def test_parts_add_up_to_the_whole_gradient(probe):
+def test_parts_add_up_to_the_total_gradient(probe):
     totals = total_gradients(probe.model, make_batch(BOXES, [], BOXES[:2]))
     for level, total in enumerate(totals):
         parts = [
@@ -225,7 +223,7 @@ def test_parts_add_up_to_the_whole_gradient(probe):
 
 
 def slow_weight(weights: Tensor, size: Sequence[int], y: int, x: int) -> float:
-    """Of a map (H, W): the value that covers a cell of a map of ``size``, or the mean inside it."""
+    """Return the value of a map (H, W) at a location of a map of another size."""
     (height, width), (rows, columns) = weights.shape, size
     if height <= rows:
         return weights[y * height // rows, x * width // columns].item()
@@ -233,7 +231,7 @@ def slow_weight(weights: Tensor, size: Sequence[int], y: int, x: int) -> float:
     return weights[step * y : step * (y + 1), step * x : step * (x + 1)].mean().item()
 
 
-def test_numbers_of_a_batch(probe):
+def test_means_of_a_batch(probe):
     """Against a loop over the locations."""
     adaptive = any(isinstance(x, AdaptiveFusion) for x in probe.model.modules())
     measured = measure_gradients(probe.model, [make_batch(BOXES, [], BOXES[:2])])
@@ -246,10 +244,11 @@ def test_numbers_of_a_batch(probe):
                 (probe.negatives_beside(level), probe.equation6 or probe.predictions),
             )
         )
-        cells = probe.positive_locations(level).nonzero().tolist()
-        norms = [(own[i, y, x].norm().item(), others[i, y, x].norm().item()) for i, y, x in cells]
-        dots = [(own[i, y, x] @ others[i, y, x]).item() for i, y, x in cells]
-        means = [sum(values) / len(cells) for values in zip(*norms)]
+        locations = probe.positive_locations(level).nonzero().tolist()
+        num = len(locations)
+        norms = [[part[i, y, x].norm().item() for part in (own, others)] for i, y, x in locations]
+        dots = [(own[i, y, x] @ others[i, y, x]).item() for i, y, x in locations]
+        means = [sum(values) / num for values in zip(*norms)]
         assert numbers.stride == STRIDES[level] and numbers.positives == (2, 2, 3)[level]
         assert [numbers.own, numbers.others] == pytest.approx(means, rel=1e-3)
         assert numbers.share == pytest.approx(means[1] / sum(means), rel=1e-3)
@@ -257,15 +256,15 @@ def test_numbers_of_a_batch(probe):
             assert numbers.others == numbers.share == 0 and numbers.cosine is None
         else:
             cosines = [dot / (a * b) for dot, (a, b) in zip(dots, norms)]
-            assert numbers.cosine == pytest.approx(sum(cosines) / len(cells), rel=1e-3, abs=1e-4)
+            assert numbers.cosine == pytest.approx(sum(cosines) / num, rel=1e-3, abs=1e-4)
         if not adaptive:
             assert numbers.weights is None and numbers.through_weights is None
             continue
-        through = [(others - fixed)[i, y, x].norm().item() for i, y, x in cells]
+        through = [(others - fixed)[i, y, x].norm().item() for i, y, x in locations]
         assert min(through) > 0
-        assert numbers.through_weights == pytest.approx(sum(through) / len(cells), rel=1e-3)
+        assert numbers.through_weights == pytest.approx(sum(through) / num, rel=1e-3)
         weights = [
-            sum(slow_weight(w[i, level], own.shape[1:3], y, x) for i, y, x in cells) / len(cells)
+            sum(slow_weight(w[i, level], own.shape[1:3], y, x) for i, y, x in locations) / num
             for w in probe.weights
         ]
         assert numbers.weights == pytest.approx(weights, rel=1e-3)
@@ -287,11 +286,11 @@ def test_no_objects(fusion):
 def test_means_are_over_the_locations_of_all_batches():
     first = {"own": [1.0, 2.0], "others": [0.0, 0.5], "cosine": [math.nan, -0.5]}
     second = {"own": [6.0], "others": [4.0], "cosine": [0.25]}
-    cells = [
+    parts = [
         {name: torch.tensor(x).double() for name, x in part.items()} for part in (first, second)
     ]
-    cells[0]["weights"], cells[1]["weights"] = torch.tensor([[1, 0], [0.4, 0.6]]), torch.ones(1, 2)
-    found = summarize(16, 5, cells)
+    parts[0]["weights"], parts[1]["weights"] = torch.tensor([[1, 0], [0.4, 0.6]]), torch.ones(1, 2)
+    found = summarize(16, 5, parts)
     assert (found.stride, found.positives, found.own, found.others) == (16, 5, 3.0, 1.5)
     assert found.share == 1 / 3 and found.cosine == -0.125 and found.through_weights is None
     assert found.weights == pytest.approx([0.8, 1.6 / 3])

@@ -1,4 +1,4 @@
-"""The tool that shows fusion maps: the files it writes, and what it refuses."""
+"""`asff fusion-maps`: files and refusals."""
 
 from __future__ import annotations
 
@@ -22,15 +22,9 @@ run = partial(run_asff, "fusion-maps")
 
 
 def save_model(config: Path, folder: Path, *options: object) -> Path:
-    """A checkpoint of an untrained detector that finds something everywhere."""
-    options = (
-        "MODEL.YOLOV3.FEATURE_ADAPTION",
-        False,
-        "MODEL.YOLOV3.SCORE_THRESH_TEST",
-        0.0,
-        *options,
-    )
-    cfg = load_config(str(config), list(options))
+    """Save a checkpoint of an untrained detector that has detections everywhere."""
+    defaults = ["MODEL.YOLOV3.FEATURE_ADAPTION", False, "MODEL.YOLOV3.SCORE_THRESH_TEST", 0.0]
+    cfg = load_config(str(config), [*defaults, *options])
     checkpointer = Checkpointer(Trainer.build_model(cfg), str(folder))
     checkpointer.metadata = model_metadata(cfg)
     checkpointer.save("model")
@@ -48,7 +42,7 @@ def images(datasets: Path) -> Path:
 
 
 def test_figures(images, weights, tmp_path):
-    """Of a file, of a pattern, and of one with a name that is taken."""
+    """Draw a file, those of a pattern, and one with a name that is taken."""
     other = tmp_path / "other" / "val_0.png"
     other.parent.mkdir()
     shutil.copy(images / "val_4.png", other)
@@ -75,37 +69,24 @@ def test_numbers_over_a_dataset(weights, config, tmp_path):
     assert table.split("\n\n", 1)[1].strip() in end.output
     assert found["images"] == 7 and found["never_used"] == []
     for level in LEVELS:
-        weights_there = found["levels"][level]["regions"]["everywhere"]["weights"]
-        assert list(weights_there) == LEVELS
-        assert sum(weights_there.values()) == pytest.approx(1)
+        means = found["levels"][level]["regions"]["everywhere"]["weights"]
+        assert list(means) == LEVELS and sum(means.values()) == pytest.approx(1)
     assert f"small ({found['objects']['small']})" in table
 
 
-def test_images_and_numbers_with_another_config(images, weights, config, tmp_path):
+def test_images_and_custom_dataset_of_another_config(images, weights, config, tmp_path):
+    """The dataset is only in DATASETS.CUSTOM."""
+    dataset = {"name": "mine", "format": "coco", "images": str(images)}
+    dataset["annotations"] = str(images.parent / "val.json")
     end = run(
-        *(images / "val_0.png", "--dataset", "shapes_val", "--weights", weights),
+        *(images / "val_0.png", "--dataset", "mine", "--weights", weights),
         *("--config-file", config, "--output", tmp_path),
         *("MODEL.YOLOV3.FEATURE_ADAPTION", False, "INPUT.TEST_SIZE", 96),
+        *("DATASETS.CUSTOM", [dataset]),
     )
     assert end.code == 0, end.output
     names = sorted(file.name for file in tmp_path.iterdir())
-    assert names == ["shapes_val_fusion.json", "shapes_val_fusion.md", "val_0.webp"]
-
-
-def test_own_dataset_of_a_config(weights, config, datasets, tmp_path):
-    """Known only to DATASETS.CUSTOM."""
-    entry = {
-        "name": "mine",
-        "format": "coco",
-        "annotations": str(datasets / "shapes" / "val.json"),
-        "images": str(datasets / "shapes" / "images"),
-    }
-    options = ("MODEL.YOLOV3.FEATURE_ADAPTION", False, "DATASETS.CUSTOM", [entry])
-    end = run(
-        *("--dataset", "mine", "--weights", weights, "--config-file", config),
-        *("--output", tmp_path, *options),
-    )
-    assert end.code == 0, end.output
+    assert names == ["mine_fusion.json", "mine_fusion.md", "val_0.webp"]
     assert json.loads((tmp_path / "mine_fusion.json").read_text())["images"] == 7
 
 
@@ -119,19 +100,13 @@ def test_model_without_asff(images, config, tmp_path, fusion):
     assert not list((tmp_path / "new").glob("*"))
 
 
-def test_unreadable_image(images, weights, tmp_path):
-    with truncated(images / "val_0.png") as file:
-        end = run(file, "--weights", weights, "--output", tmp_path)
-    assert end.code == 2
-    assert f"asff fusion-maps: error: {file}: " in end.output
-
-
-def test_unreadable_image_of_a_dataset(images, weights, tmp_path):
-    with truncated(images / "val_3.png") as file:
-        end = run("--dataset", "shapes_val", "--weights", weights, "--output", tmp_path)
-    assert end.code == 2
-    assert f"asff fusion-maps: error: {file}: " in end.output
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("inputs", [("val_0.png",), ("--dataset", "shapes_val")])
+def test_unreadable_image(images, weights, tmp_path, monkeypatch, inputs):
+    monkeypatch.chdir(images)
+    with truncated(images / "val_0.png"):
+        end = run(*inputs, "--weights", weights, "--output", tmp_path)
+    assert end.code == 2 and end.error.startswith("asff fusion-maps: error: ")
+    assert "val_0.png: " in end.error and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -34,16 +34,8 @@ def even_weights(config: Path, tmp_path: Path) -> Path:
 
 def test_before_and_after(config, even_weights, tmp_path):
     folder = tmp_path / "new" / "out"
-    options = (
-        "--config-files",
-        config,
-        "--weights",
-        even_weights,
-        "--output",
-        folder,
-        "--batches",
-        1,
-    )
+    options = ("--config-files", config, "--weights", even_weights, "--output", folder)
+    options += ("--batches", 1)
     printed = run(*options).output
     table = (folder / "gradients.md").read_text()
     assert table in printed and table.count("\n") == 2 + 2 * 3

@@ -1,4 +1,4 @@
-"""Drawings of training samples and of detections."""
+"""Images of training samples and of detections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDE = 480  # large enough not to be enlarged
 
 
 def make_sample(*boxes: list[float], color=(255, 255, 255), side: int = SIDE, **fields) -> dict:
-    """A sample of one colour, with boxes of the first class, or of those given."""
+    """Create a sample of one colour with boxes, by default of the first class."""
     image = torch.tensor(color, dtype=torch.uint8)[:, None, None].expand(3, side, side)
     classes = fields.pop("classes", [0] * len(boxes))
     return {
@@ -41,11 +41,7 @@ def test_samples_lie_in_rows():
     assert (image[SIDE : SIDE + GAP] == 255).all() and (image[:, SIDE : SIDE + GAP] == 255).all()
 
 
-def test_few_samples_take_no_more_room_than_they_need():
-    assert draw_samples([make_sample()] * 2, NAMES, columns=4).shape == (SIDE, 2 * SIDE + GAP, 3)
-
-
-def test_samples_of_different_shapes():
+def test_few_samples_of_different_shapes():
     wide = {"image": torch.zeros(3, 300, 500, dtype=torch.uint8)}
     high = {"image": torch.zeros(3, 500, 300, dtype=torch.uint8)}
     image = draw_samples([wide, high], NAMES)
@@ -67,18 +63,6 @@ def test_small_samples_are_enlarged_with_their_boxes():
     assert tuple(image[175, 125]) == (255, 255, 255)
 
 
-def test_classes_have_colors():
-    boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
-    image = draw_samples([make_sample(*boxes, classes=[1, 0])], NAMES)
-    assert tuple(image[100, 50]) == COLORS[1] and tuple(image[300, 250]) == COLORS[0]
-
-
-def test_more_classes_than_colors():
-    names = [f"class {i}" for i in range(len(COLORS) + 1)]
-    sample = make_sample([50, 50, 150, 150], classes=[len(COLORS)])
-    assert tuple(draw_samples([sample], names)[100, 50]) == COLORS[0]
-
-
 def test_boxes_of_low_weight_are_faint():
     boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
     image = draw_samples([make_sample(*boxes, weights=[1.0, 0.2])], NAMES)
@@ -88,33 +72,37 @@ def test_boxes_of_low_weight_are_faint():
     assert image[300, 250] == pytest.approx(faint, abs=1.5)
 
 
-def test_the_strong_lie_on_the_faint():
+def test_boxes_of_high_weight_lie_on_top():
     box = [50, 50, 150, 150]
     for weights in ([1.0, 0.2], [0.2, 1.0]):
         sample = make_sample(box, box, classes=[0, 1], weights=weights)
         assert tuple(draw_samples([sample], NAMES)[100, 50]) == COLORS[weights.index(1.0)]
 
 
-def test_labels_have_class_and_weight(texts):
+def test_labels_of_mixed_samples_have_weights(texts):
     boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
     draw_samples([make_sample(*boxes, classes=[1, 0], weights=[0.254, 0.746])], NAMES)
     assert texts == ["cell 0.75", "dust 0.25"]
 
 
-def test_labels_of_unmixed_samples_have_no_weights(texts):
-    boxes = [[50, 50, 150, 150]]
-    draw_samples([make_sample(*boxes), make_sample(*boxes, weights=[1.0])], NAMES)
-    assert texts == ["cell", "cell"]
+@pytest.mark.parametrize("fields", [{}, {"weights": [1.0] * 3}], ids=["no mixup", "not mixed"])
+def test_classes_have_labels_and_colors(texts, fields):
+    names = [f"class {i}" for i in range(len(COLORS) + 1)]  # more classes than colours
+    boxes = [[50, 50, 150, 150], [250, 250, 350, 350], [50, 250, 150, 350]]
+    image = draw_samples([make_sample(*boxes, classes=[1, 0, len(COLORS)], **fields)], names)
+    assert {*texts} == {"class 0", "class 1", f"class {len(COLORS)}"}
+    for y, x, color in ((100, 50, COLORS[1]), (300, 250, COLORS[0]), (300, 50, COLORS[0])):
+        assert tuple(image[y, x]) == color
 
 
 def test_labels_keep_clear_of_each_other_and_stay_inside():
     overlay = Overlay(Image.new("RGB", (200, 200)))
     for box in ([60, 60, 140, 140],) * 8 + ([-5, -5, 30, 30], [180, 190, 210, 210]):
         overlay.draw_label("cell", box, COLORS[0], 1.0)
-    places = np.array(overlay.labels)
-    assert (places >= 0).all() and (places < 200).all()
-    for i, (x1, y1, x2, y2) in enumerate(places):
-        for other in np.delete(places, i, axis=0):
+    labels = np.array(overlay.labels)
+    assert (labels >= 0).all() and (labels < 200).all()
+    for i, (x1, y1, x2, y2) in enumerate(labels):
+        for other in np.delete(labels, i, axis=0):
             assert x1 >= other[2] or x2 <= other[0] or y1 >= other[3] or y2 <= other[1]
 
 
@@ -136,7 +124,7 @@ def test_no_samples():
 
 
 def detections(*boxes: list[float], scores: list[float], classes: list[int], size=(40, 60)):
-    """Detections on an image of this height and width."""
+    """Create detections on an image of this height and width."""
     instances = Instances(size)
     instances.pred_boxes = Boxes(torch.tensor(boxes).view(-1, 4))
     instances.scores = torch.tensor(scores)
@@ -165,14 +153,18 @@ def test_detections_beside_the_ground_truth(tmp_path: Path, scores):
     assert (right != 128).any() == bool(scores)
     if scores:
         assert tuple(right[200, 300]) == COLORS[0] and (left[200, 300] == 128).all()
+    del dataset_dict["annotations"]
+    image = draw_detections(dataset_dict, found, Metadata(thing_classes=NAMES))
+    assert (image[:, :600] == 128).all() and (image[:, 600:] == right).all()
 
 
 def test_labels_have_class_and_score_the_best_on_top(texts):
     box = [300.0, 100.0, 500.0, 300.0]
     found = detections(box, box, box, scores=[0.5, 0.914, 0.29], classes=[0, 1, 0], size=(400, 600))
-    image = draw_instances(grey(400, 600), found, NAMES)
+    pixels = grey(400, 600)
+    image = draw_instances(pixels, found, NAMES)
     assert texts == ["dust 0.91", "cell 0.50"]
-    assert tuple(image[200, 300]) == COLORS[1]
+    assert tuple(image[200, 300]) == COLORS[1] and (pixels == 128).all()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +177,7 @@ def test_labels_have_class_and_score_the_best_on_top(texts):
     ],
 )
 def test_drawings_have_legible_sizes(size, expected):
-    """The boxes move along: here around the left half."""
+    """Boxes are scaled with the image: here around the left half."""
     found = detections([0.0, 0, size[1] / 2, size[0]], scores=[1.0], classes=[0], size=size)
     image = draw_instances(grey(*size), found, NAMES)
     assert image.shape == (*expected, 3)
@@ -197,12 +189,6 @@ def test_drawings_have_legible_sizes(size, expected):
 def test_large_images_have_large_letters():
     small, large = Overlay(Image.new("RGB", (960, 100))), Overlay(Image.new("RGB", (100, 2880)))
     assert (large.line, large.font_size) == (3 * small.line, 3 * small.font_size)
-
-
-def test_drawing_leaves_the_image_as_it_was():
-    image = grey(400, 600)
-    draw_instances(image, detections([9.0, 9, 99, 99], scores=[1.0], classes=[0]), NAMES)
-    assert (image == 128).all()
 
 
 def test_masks_are_no_hindrance():
