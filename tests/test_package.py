@@ -116,14 +116,14 @@ def test_training_runs_without_values():
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = YOLOv3(detector_cfg(*TINY_DARKNET))
         images = ImageList(torch.zeros(2, 3, 64, 64), [(64, 64)] * 2)
-        truths = []
+        gt_instances = []
         for count in (0, 3):
             instances = Instances((64, 64))
             instances.gt_boxes = Boxes(torch.zeros(count, 4))
             instances.gt_classes = torch.zeros(count, dtype=torch.int64)
-            truths.append(instances)
+            gt_instances.append(instances)
         features = list(model.backbone(images.tensor).values())
-        losses = model.forward_training(images, features, model.head(features), truths)
+        losses = model.forward_training(images, features, model.head(features), gt_instances)
         sum(losses.values()).backward()
         with pytest.raises(DataDependentOutputException):
             losses["loss_obj"].item()

@@ -334,9 +334,9 @@ def write_batches(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 def digest(example: dict) -> list:
     """All that an example is, but short: file, size, pixels, boxes, classes and weights."""
-    truths = example["instances"]
+    gt = example["instances"]
     pixels = hashlib.sha1(example["image"].numpy().tobytes()).hexdigest()
-    boxes = [truths.gt_boxes.tensor.tolist(), truths.gt_classes.tolist()]
+    boxes = [gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist()]
     size = list(example["image"].shape)
-    weights = truths.gt_weights.tolist() if truths.has("gt_weights") else [1.0] * len(truths)
+    weights = gt.gt_weights.tolist() if gt.has("gt_weights") else [1.0] * len(gt)
     return [example["file_name"], size, pixels, *boxes, weights]

@@ -1,6 +1,6 @@
 """darknet's files load to the bit, compute what darknet computes, and damaged ones are refused.
 
-The truth is yolov3.cfg, written out here by hand: its layers give a file's content by an own
+The reference is yolov3.cfg, written out here by hand: its layers give a file's content by an own
 writer, and the network's output by a slow walk over them.
 """
 
@@ -139,10 +139,10 @@ def run(layers: Iterator[tuple], convs: list[list[Tensor]], x: Tensor) -> Tensor
             x = torch.cat([outputs[index] for index in args], dim=1)
         elif kind == "yolo":
             stride = side // x.shape[-1]
-            for slot, mask in enumerate(args):
+            for index, mask in enumerate(args):
                 for cell_y in range(x.shape[2]):
                     for cell_x in range(x.shape[3]):
-                        row = x[0, 85 * slot : 85 * (slot + 1), cell_y, cell_x]
+                        row = x[0, 85 * index : 85 * (index + 1), cell_y, cell_x]
                         center = (row[:2].sigmoid() + torch.tensor([cell_x, cell_y])) * stride
                         sizes = row[2:4].exp() * torch.tensor(ANCHORS[mask])
                         rows.append(torch.cat([center, sizes, row[4:].sigmoid()]))

@@ -80,7 +80,7 @@ def error(*args: object) -> str:
 
 
 def started(folder: Path) -> list[str]:
-    """Config, seed and threads of the runs so far, in order; the next call begins anew."""
+    """Return config, seed and threads of the runs since the last call, in order."""
     file = folder / "started.txt"
     lines = file.read_text().splitlines() if file.is_file() else []
     file.unlink(missing_ok=True)
@@ -96,7 +96,7 @@ def rows(folder: str) -> list[dict]:
 
 
 def page() -> str:
-    """The table, its columns as narrow as can be."""
+    """Return the page of results with single spaces."""
     return re.sub(" +", " ", Path("results/table.md").read_text())
 
 
@@ -220,9 +220,9 @@ def children(folder: Path) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_stops_the_tool_stops_its_runs(number, folder):
+def test_signals_stop_the_runs(number, folder):
     def wait_for(count: int) -> bool:
-        """Whether there are so many children of runs within half a minute."""
+        """Wait half a minute for so many children of runs; return whether there are."""
         deadline = time.monotonic() + 30
         while sum("sleep" in command for command in children(folder)) != count:
             if time.monotonic() > deadline:

@@ -26,7 +26,7 @@ def benchmark(*args: object) -> str:
 
 
 def rows(printed: str, *names: str) -> list[list[float]]:
-    """The numbers of a table's rows that begin with these names."""
+    """Return the numbers of a table's rows that begin with these names."""
     found = {name: re.findall(rf"^{name} +([\d.].*)$", printed, re.MULTILINE) for name in names}
     assert all(len(lines) == 1 for lines in found.values()), (found, printed)
     return [[float(x.strip("%")) for x in lines[0].split()] for lines in found.values()]

@@ -57,7 +57,7 @@ def edit(path: Path, **changes: object) -> None:
 
 
 def rows(run: Run) -> list[list[str]]:
-    """The words of each line."""
+    """Return the words of each line."""
     return [line.split() for line in run.output.splitlines()]
 
 
@@ -156,7 +156,7 @@ def config_with_copy(config: Path, run: Run) -> Path:
 
 
 def test_fixed_copy(own):
-    """The YAML that is printed makes a config that is without errors."""
+    """With the printed YAML, a config is without errors."""
     source, fixed = own.parent / "train.json", own.parent / "fixed.json"
     edit(source, bbox=[50, 30, 20, 20], area=400)
     content = json.loads(source.read_text())

@@ -1,4 +1,4 @@
-"""The grammar that all verbs share, and the help."""
+"""Grammar and help of the command line."""
 
 from __future__ import annotations
 

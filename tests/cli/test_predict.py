@@ -42,7 +42,7 @@ class Prediction(Run):
 
 @pytest.fixture(scope="module")
 def weights(config, tmp_path_factory) -> Path:
-    """Of an untrained detector, whose best detections have scores of about 0.02."""
+    """A checkpoint of an untrained detector, whose best detections have scores of about 0.02."""
     folder = tmp_path_factory.mktemp("weights")
     return write_checkpoint(config, folder, "MODEL.YOLOV3.SCORE_THRESH_TEST", 0.0)
 

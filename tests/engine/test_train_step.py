@@ -140,9 +140,9 @@ def test_float16_goes_on_from_a_run_without_a_scaler():
 
 def detector_batch(size: int = 64) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
-    truths = make_instances([[4, 4, 40, 40], [30, 20, 60, 50]], [0, 3], image_size=(size, size))
+    gt = make_instances([[4, 4, 40, 40], [30, 20, 60, 50]], [0, 3], image_size=(size, size))
     image = torch.randint(256, (3, size, size), generator=generator, dtype=torch.uint8)
-    return [{"image": image, "instances": truths, "file_name": "a.png"} for _ in range(2)]
+    return [{"image": image, "instances": gt, "file_name": "a.png"} for _ in range(2)]
 
 
 def detector_step(**options) -> TrainStep:

@@ -208,7 +208,7 @@ def test_no_report_on_clipping(caplog, limit, steps):
     assert not caplog.messages
 
 
-def test_truths_of_an_earlier_evaluation_are_not_used(config, tmp_path):
+def test_ground_truth_of_an_earlier_evaluation_are_not_used(config, tmp_path):
     """Detectron2 writes those of a dataset of Python code to a file; the dataset may change."""
     stale = tmp_path / "inference" / "python" / "python_coco_format.json"
     stale.parent.mkdir(parents=True)

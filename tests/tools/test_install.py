@@ -1,4 +1,4 @@
-"""The way from nothing to a working environment, up to where pip would start to download."""
+"""Building the environment, up to where pip would start to download; and the doctor."""
 
 import configparser
 import importlib.metadata

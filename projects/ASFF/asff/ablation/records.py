@@ -1,4 +1,4 @@
-"""The record that is kept of a finished run: a small JSON file."""
+"""Records of finished runs: small JSON files with their metrics and settings."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ RUN_KEYS = ("OUTPUT_DIR", "SEED")  # set for each run
 
 @dataclass
 class Grid:
-    """What a folder of results compares, and so the command that makes it.
+    """Configs, seeds and options that a folder of results compares.
 
     Attributes:
         config_files: the first is the baseline.
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def record(self) -> Path:
-        """The JSON file that is kept; its existence marks the run as finished."""
+        """Return the JSON file of the record, which exists if the run is finished."""
         return self.folder / "runs" / f"{self.name}.json"
 
     @property

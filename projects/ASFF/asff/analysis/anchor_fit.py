@@ -32,7 +32,7 @@ CHUNK = 100_000  # boxes compared with the anchors at a time, to bound the memor
 
 @dataclass(frozen=True)
 class Fit:
-    """How well anchors fit boxes, each box compared with the anchor of the highest IoU."""
+    """How well anchors fit boxes, each compared with the anchor of the highest IoU."""
 
     mean_iou: float  # of shapes
     poor: float  # fraction of boxes with an IoU under POOR_IOU

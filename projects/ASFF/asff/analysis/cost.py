@@ -1,4 +1,4 @@
-"""What a detector costs: parameters, multiply-adds and the time of a call."""
+"""Costs of a detector: parameters, multiply-adds and the time of a call."""
 
 from __future__ import annotations
 
