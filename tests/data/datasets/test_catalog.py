@@ -24,6 +24,7 @@ from tests.data.datasets.written import (
     cfg_of,
     class_names,
     content_of,
+    refused,
     without_degenerate_boxes,
     write_coco,
     write_config,
@@ -108,10 +109,8 @@ def test_coco_classes_by_category_id(tmp_path, image_folder):
     config_file = write_config(tmp_path / "data")
     assert resolved(entry, config_file=config_file)[0]["classes"] == ["bolt", "nut"]
     resolved({**entry, "classes": ["bolt", "nut"]}, config_file=config_file)
-    with pytest.raises(ValueError) as error:
+    with refused("classes is nut, bolt", "train.json' has bolt, nut", "Leave the key"):
         resolved({**entry, "classes": ["nut", "bolt"]}, config_file=config_file)
-    for part in ("classes is nut, bolt", "train.json' has bolt, nut", "Leave the key"):
-        assert part in str(error.value)
 
 
 def test_classes_in_a_file(tmp_path, image_folder):
@@ -207,10 +206,8 @@ VOC = {"name": "parts", "format": "voc", "root": "r"}
 def test_bad_configs(configs, parts):
     cfg = detector_cfg()
     cfg.DATASETS.CUSTOM = configs
-    with pytest.raises(ValueError) as error:
+    with refused(*parts):
         resolve_custom_datasets(cfg, "")
-    for part in parts:
-        assert part in str(error.value)
 
 
 def test_mapping_instead_of_a_list(tmp_path):
@@ -229,10 +226,8 @@ def test_mapping_instead_of_a_list(tmp_path):
 )
 def test_bad_coco_file(parts, content, said):
     Path(parts["annotations"]).write_text(content)
-    with pytest.raises(ValueError) as error:
+    with refused("DATASETS.CUSTOM[0] ('parts')", *said):
         resolved(parts)
-    for part in ("DATASETS.CUSTOM[0] ('parts')", *said):
-        assert part in str(error.value)
 
 
 def test_name_of_another_dataset(parts):
@@ -371,10 +366,8 @@ def test_datasets_with_different_classes_are_refused(config, tmp_path, image_fol
     for name, classes in {"one": ("bolt", "nut"), "two": ("nut", "bolt")}.items():
         entry = write_coco(content_of(*classes), image_folder, tmp_path / name)
         configs.append({"name": name, **below(name, entry)})
-    with pytest.raises(ValueError) as error:
+    with refused("'one' has the classes bolt, nut", "'two' has nut, bolt", "classes: [bolt, nut]"):
         set_up(config, tmp_path, DATASETS={"CUSTOM": configs, "TRAIN": ["one"], "TEST": ["two"]})
-    for part in ("'one' has the classes bolt, nut", "'two' has nut, bolt", "classes: [bolt, nut]"):
-        assert part in str(error.value)
 
 
 def write_shapes(folder: Path, form: str, config: Path, datasets: Path) -> Path:

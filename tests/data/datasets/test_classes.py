@@ -13,6 +13,7 @@ from asff.data import check_datasets, check_num_classes, check_same_classes, fol
 from asff.data.datasets import class_count
 from asff.data.datasets.builtin import register_builtin_datasets
 from asff.data.datasets.shapes import CLASS_NAMES
+from tests.data.datasets.written import refused
 from tests.helpers import detector_cfg
 from tests.training import register_datasets
 
@@ -54,10 +55,8 @@ def test_missing_files_are_named(register, tmp_path, missing):
     check_datasets(["tiny"], "DATASETS.TEST")
     path = tmp_path / missing
     path.rmdir() if path.is_dir() else path.unlink()
-    with pytest.raises(ValueError) as error:
+    with refused("DATASETS.TEST", "'tiny'", f"'{path}' does not exist", "DETECTRON2_DATASETS"):
         check_datasets(["tiny"], "DATASETS.TEST")
-    for part in ("DATASETS.TEST", "'tiny'", f"'{path}' does not exist", "DETECTRON2_DATASETS"):
-        assert part in str(error.value)
 
 
 def test_remote_files_are_not_looked_for(register):
@@ -79,12 +78,9 @@ def test_different_class_counts_are_refused(register):
     register("unread", "a", "b")
     check_num_classes(cfg, ["two", "unread"])
     register("three", "a", "b", thing_classes=["cat", "dog", "cow"])
-    with pytest.raises(ValueError) as error:
-        check_num_classes(cfg, ["two", "three"])
-    message = str(error.value)
     key = "MODEL.YOLOV3.NUM_CLASSES"
-    for part in (f"{key} is 2", "'three' has 3 classes (cat, dog, cow)", f"Set {key} to 3."):
-        assert part in message
+    with refused(f"{key} is 2", "'three' has 3 classes (cat, dog, cow)", f"Set {key} to 3."):
+        check_num_classes(cfg, ["two", "three"])
 
 
 def test_datasets_must_have_the_same_classes(register):
@@ -94,10 +90,8 @@ def test_datasets_must_have_the_same_classes(register):
     check_same_classes(["two", "unread", "same"])
     check_same_classes([])
     register("turned", "a", "b", thing_classes=["dog", "cat"])
-    with pytest.raises(ValueError) as error:
+    with refused("'two' has the classes cat, dog", "'turned' has dog, cat", "classes: [cat, dog]"):
         check_same_classes(["unread", "two", "same", "turned"])
-    for part in ("'two' has the classes cat, dog", "'turned' has dog, cat", "classes: [cat, dog]"):
-        assert part in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from asff.data import check_annotations
 from asff.data.datasets import CocoDataset, summarize
 from asff.data.datasets.image_files import examine_files
 from asff.data.datasets.inspection import inspect
+from tests.data.datasets.written import refused
 from tests.training import run_here
 
 XYWH, XYXY = BoxMode.XYWH_ABS, BoxMode.XYXY_ABS
@@ -259,11 +260,9 @@ def test_paths_may_be_written_in_other_ways(image):
 
 def test_all_files_missing(tmp_path):
     dataset_dicts = [make_dict(tmp_path / "images" / f"{i}.png") for i in range(2)] * 2
-    with pytest.raises(ValueError) as error:
-        summarize(dataset_dicts)
-    for part in (
+    with refused(
         f"None of the 2 image files exists, for example in '{tmp_path}/images': {tmp_path}"
         f"/images/0.png",
         "DETECTRON2_DATASETS",
     ):
-        assert part in str(error.value)
+        summarize(dataset_dicts)

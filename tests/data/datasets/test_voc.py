@@ -10,7 +10,7 @@ from PIL import Image
 
 from asff.data.datasets import CocoDataset
 from asff.data.datasets.voc import VocSource
-from tests.data.datasets.written import cases, voc_xml, write_files
+from tests.data.datasets.written import cases, refused, voc_xml, write_files
 
 pytestmark = pytest.mark.usefixtures("own_data")
 
@@ -73,10 +73,8 @@ def test_classes_are_those_of_all_splits(vocdevkit):
 def test_stated_classes_give_the_order(vocdevkit):
     dataset = read(vocdevkit, split="trainval", classes=["dog", "cow", "cat"])
     assert [x["category_id"] for x in dataset.annotations] == [3, 1]
-    with pytest.raises(ValueError) as error:
+    with refused("3.xml", "'bird'", "cat, dog", "'classes'"):
         read(vocdevkit, split="test")
-    for part in ("3.xml", "'bird'", "cat, dog", "'classes'"):
-        assert part in str(error.value)
 
 
 @cases(
@@ -211,17 +209,13 @@ def one_cat(box: str, more: str = "") -> str:
 def test_bad_xml(tmp_path, xml, parts):
     write_files(tmp_path, {"good.xml": voc_xml([CAT]), "z.xml": xml})
     for read_it in (read, read_classes):
-        with pytest.raises(ValueError) as error:
+        with refused(f"{tmp_path}/z.xml", *parts):
             read_it(tmp_path)
-        for part in (f"{tmp_path}/z.xml", *parts):
-            assert part in str(error.value)
 
 
 def test_missing_split(vocdevkit):
-    with pytest.raises(ValueError) as error:
+    with refused("split is 'train'", "ImageSets/Main/train.txt", "there: test, trainval."):
         read(vocdevkit, split="train")
-    for part in ("split is 'train'", "ImageSets/Main/train.txt", "there: test, trainval."):
-        assert part in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -234,10 +228,8 @@ def test_missing_split(vocdevkit):
 )
 def test_bad_split(vocdevkit, lines, parts):
     write_files(vocdevkit, {"ImageSets/Main/trainval.txt": lines})
-    with pytest.raises(ValueError) as error:
+    with refused(*parts):
         read(vocdevkit, split="trainval")
-    for part in parts:
-        assert part in str(error.value)
 
 
 @pytest.mark.parametrize("key", ["annotations", "images"])

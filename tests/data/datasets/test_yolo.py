@@ -10,7 +10,7 @@ import pytest
 
 from asff.data.datasets import CocoDataset
 from asff.data.datasets.yolo import YoloSource, YoloWithoutData, parse_label
-from tests.data.datasets.written import cases, write_files
+from tests.data.datasets.written import cases, refused, write_files
 
 pytestmark = pytest.mark.usefixtures("own_data")
 
@@ -146,10 +146,8 @@ def test_stated_classes_give_the_order(tmp_path):
     dataset = YoloSource({**config, "classes": ["dog", "cow", "cat"]}).read()
     assert [x["category_id"] for x in dataset.annotations] == [1]
     assert objects(dataset)[0][1] == "dog"
-    with pytest.raises(ValueError) as error:
+    with refused("data.yaml", "'cat'", "dog, cow", "'classes'"):
         YoloSource({**config, "classes": ["dog", "cow"]}).read()
-    for part in ("data.yaml", "'cat'", "dog, cow", "'classes'"):
-        assert part in str(error.value)
 
 
 def test_images_without_objects_are_counted(tmp_path, caplog):
@@ -263,10 +261,8 @@ def test_bad_data_yaml(tmp_path, data, parts):
 
 def test_no_label_file_at_all(tmp_path):
     write_files(tmp_path, {"images/a.png": (10, 10), "images/b.png": (10, 10)})
-    with pytest.raises(ValueError) as error:
+    with refused("none of the 2 images", f"{tmp_path}/labels/a.txt", f"{tmp_path}/images/a.txt"):
         read_images(tmp_path / "images", "a")
-    for part in ("none of the 2 images", f"{tmp_path}/labels/a.txt", f"{tmp_path}/images/a.txt"):
-        assert part in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["labels/a.txt", "images.txt"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,15 @@ from tests.helpers import detector_cfg
 def cases(names: tuple[str, ...], table: dict[str, tuple]) -> pytest.MarkDecorator:
     """Parametrise a test by a table of named cases."""
     return pytest.mark.parametrize(names, table.values(), ids=table)
+
+
+@contextmanager
+def refused(*parts: str) -> Iterator[None]:
+    """Expect a ValueError whose message has these parts."""
+    with pytest.raises(ValueError) as error:
+        yield
+    for part in parts:
+        assert part in str(error.value), error.value
 
 
 def write_files(root: Path, files: dict[str, str | tuple[int, int]]) -> None:

@@ -223,8 +223,11 @@ RULES: dict[str, tuple[tuple[Rule, ...], ...]] = {
     "categories": (
         (
             Rule(
-                *(ERROR, "categories with the id or name of another"),
-                *(_shared_category, _refuse, TRAINING),
+                ERROR,
+                "categories with the id or name of another",
+                _shared_category,
+                _refuse,
+                TRAINING,
             ),
             Rule(NOTE, "classes without objects", _empty_class),
         ),
@@ -253,12 +256,18 @@ RULES: dict[str, tuple[tuple[Rule, ...], ...]] = {
         ),
         (
             Rule(
-                *(ERROR, "annotations without an id of their own"),
-                *(_repeated_id, _renumber, TRAINING),
+                ERROR,
+                "annotations without an id of their own",
+                _repeated_id,
+                _renumber,
+                TRAINING,
             ),
             Rule(
-                *(ERROR, "annotations that lack 'area' or 'iscrowd'"),
-                *(_incomplete, _complete, EVALUATION),
+                ERROR,
+                "annotations that lack 'area' or 'iscrowd'",
+                _incomplete,
+                _complete,
+                EVALUATION,
             ),
             Rule(ERROR, "segmentations without outline", _no_outline, _remove_segmentation),
             Rule(NOTE, "crowd boxes, not trained on", _crowd_box),
