@@ -75,19 +75,11 @@ def draw_predictions(
     )
 
 
-def constant_predictions(
-    layout: Layout,
-    *,
-    num_images: int = 1,
-    box_logits: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
-) -> DensePredictions:
-    """Return predictions of two classes whose logits are 0, or these box logits for all anchors.
-
-    Where all logits are 0, boxes are the base anchors in the middle of their locations.
-    """
+def constant_predictions(layout: Layout, *, num_images: int = 1) -> DensePredictions:
+    """Predict the base anchors in the middle of their locations, of two classes: all logits 0."""
     shape = (num_images, len(layout.anchors))
     return DensePredictions(
-        box_logits=torch.tensor(box_logits).repeat(*shape, 1),
+        box_logits=torch.zeros(*shape, 4),
         obj_logits=torch.zeros(shape),
         cls_logits=torch.zeros(*shape, 2),
         shape_logits=torch.zeros(*shape, 2),

@@ -118,7 +118,9 @@ def list_gt(instances: Instances) -> list[GtBox]:
     ]
 
 
-def iou_of_shapes(w: float, h: float, other_w: float, other_h: float) -> float:
+def iou_of_shapes(
+    w: float | Tensor, h: float | Tensor, other_w: float, other_h: float
+) -> float | Tensor:
     inter = min(w, other_w) * min(h, other_h)
     return inter / (w * h + other_w * other_h - inter)
 
@@ -244,10 +246,9 @@ def slow_losses(
         if shapes is not None:
             for anchor_idx, gt in targets.shapes.items():
                 w, h = predicted_size(layout.anchors[anchor_idx], shapes[anchor_idx])
-                inter = w.clamp(max=gt.w) * h.clamp(max=gt.h)
-                iou = inter / (w * h + gt.w * gt.h - inter)
+                loss = 1 - iou_of_shapes(w, h, gt.w, gt.h) ** 2
                 weight = gt.weight if weight_all_losses else 1.0
-                total["loss_shape"] = total["loss_shape"] + weight * (1 - iou**2)
+                total["loss_shape"] = total["loss_shape"] + weight * loss
     return {name: loss / num_images for name, loss in total.items()}
 
 

@@ -8,9 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
-from detectron2.modeling.backbone import build_resnet_backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.utils.events import EventStorage
@@ -175,15 +173,11 @@ def test_odd_sizes():
     torch.testing.assert_close(y4, SELF * coarse + (1 - SELF) * slow_down(fine))
 
 
-class Levels(nn.Module):
+class Levels(nn.Sequential):
     """A backbone that returns its levels in a list, as tracing needs."""
 
-    def __init__(self, backbone: ASFFFPN):
-        super().__init__()
-        self.backbone = backbone
-
     def forward(self, x: Tensor) -> list[Tensor]:
-        return list(self.backbone(x).values())
+        return list(self[0](x).values())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -303,23 +297,16 @@ def test_swaps_into_lazy_configs(name):
 
 def test_trains_fcos():
     """FCOS makes p6 and p7 from p5, before it is fused."""
-    top_block = LastLevelP6P7(CHANNELS, CHANNELS, in_feature="p5")
-    bottom_up = build_resnet_backbone(fpn_cfg(RETINANET.format("")), ShapeSpec(channels=3))
     backbone = ASFFFPN(
-        bottom_up=bottom_up,
+        bottom_up=build_backbone(fpn_cfg("build_resnet_backbone")),
         in_features=FEATURES[RETINANET],
         out_channels=CHANNELS,
-        top_block=top_block,
+        top_block=LastLevelP6P7(CHANNELS, CHANNELS, in_feature="p5"),
     )
-    shapes = list(backbone.output_shape().values())
-    model = FCOS(
-        backbone=backbone,
-        head=FCOSHead(input_shape=shapes, num_classes=2, conv_dims=[CHANNELS]),
-        head_in_features=list(backbone.output_shape()),
-        num_classes=2,
-        pixel_mean=[0.0] * 3,
-        pixel_std=[255.0] * 3,
-    )
+    shapes = backbone.output_shape()
+    head = FCOSHead(input_shape=[*shapes.values()], num_classes=2, conv_dims=[CHANNELS])
+    pixels = {"pixel_mean": [0.0] * 3, "pixel_std": [255.0] * 3}
+    model = FCOS(backbone=backbone, head=head, head_in_features=[*shapes], num_classes=2, **pixels)
     gt = make_instances([[4, 4, 40, 40]], [1], image_size=(64, 64))
     batch = [{"image": torch.randint(256, (3, 64, 64)), "instances": gt}]
     with EventStorage():

@@ -36,8 +36,9 @@ def match(
 
 def tiny_boxes(layout: Layout, num_images: int = 1) -> DensePredictions:
     """Return predictions of boxes so small that no overlap ignores them."""
-    box_logits = (0.0, 0.0, -9.0, -9.0)
-    return constant_predictions(layout, num_images=num_images, box_logits=box_logits)
+    predictions = constant_predictions(layout, num_images=num_images)
+    predictions.box_logits[..., 2:] = -9
+    return predictions
 
 
 def around(cx: float, cy: float, w: float, h: float) -> list[float]:

@@ -64,20 +64,6 @@ def test_image_is_in_the_middle(size, side, left, top):
     assert corners.tensor.tolist() == [[0, 0, width, height]]
 
 
-def test_model_input():
-    """Grey is half of 255 before normalisation; sizes are those of the images."""
-    model = make_model()
-    images = model.preprocess_image([{"image": make_image(64, 30)}, {"image": make_image(20, 40)}])
-    assert images.image_sizes == [(64, 30), (20, 40)]
-    assert images.tensor.shape == (2, 3, 64, 64)
-    first, second = images.tensor
-    grey = torch.tensor([27.5 / 50, 17.5 / 70, 0.0])
-    for margin in (first[:, :, :17], first[:, :, 47:], second[:, :22], second[:, 42:]):
-        assert torch.equal(margin, grey[:, None, None].expand(margin.shape))
-    pixel = make_image(20, 40)[1, 7, 9].item()
-    assert second[1, 22 + 7, 12 + 9].item() == pytest.approx((pixel - 110) / 70)
-
-
 @pytest.mark.parametrize(
     "sizes, margins, scale",
     [

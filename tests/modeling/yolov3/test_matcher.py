@@ -108,16 +108,6 @@ def test_anchor_free_anchor_must_fit_better_not_equally_well():
     assert shapes(matches) == {preset: 0, free: 0}
 
 
-def test_preset_anchors_compete_by_their_base_shapes():
-    layout = Layout(64, 64)
-    predictions = constant_predictions(layout)
-    # Predicts the very shape of the box, but its base anchor of 10 x 13 fits worse than 16 x 30.
-    other = layout.index[8, 0, 4, 4]
-    predictions.shape_logits[0, other] = torch.tensor([1.6, 30 / 13]).log()
-    matches = match(layout, predictions, [make_instances([[26, 18, 42, 48]], [0])])
-    assert positives(matches) == {layout.index[8, 1, 4, 4]: 0}
-
-
 @pytest.mark.parametrize(
     "center, location",
     [
@@ -134,20 +124,6 @@ def test_location_holds_the_center(center, location):
     box = [cx - 15, cy - 30.5, cx + 15, cy + 30.5]  # the first anchor of stride 16
     matches = match(layout, constant_predictions(layout), [make_instances([box], [0])])
     assert positives(matches) == {layout.index[16, 0, y, x]: 0}
-
-
-def test_later_box_overwrites():
-    layout = Layout(64, 64)
-    # Both 16 x 30 at the location (4, 4) of stride 8; between them one elsewhere.
-    boxes = [[26, 18, 42, 48], [2, 2, 12, 15], [27, 19, 43, 49]]
-    gt = [make_instances(boxes, [0, 1, 1], [0.25, 0.5, 0.75])]
-    matches = match(layout, constant_predictions(layout), gt)
-    anchor, other = layout.index[8, 1, 4, 4], layout.index[8, 0, 1, 0]
-    free, other_free = layout.index[8, 3, 4, 4], layout.index[8, 3, 1, 0]
-    assert positives(matches) == {anchor: 2, other: 1}
-    assert shapes(matches) == {anchor: 2, free: 2, other: 1, other_free: 1}
-    assert matches.obj_weights[0, [anchor, other]].tolist() == [0.75, 0.5]
-    assert matches.same_anchor[0].tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
 
 
 def test_later_anchor_free_box_still_sets_the_preset_anchors_shape():
