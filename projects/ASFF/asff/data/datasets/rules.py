@@ -212,65 +212,45 @@ def _crowd_box(annotation: dict, index: DatasetIndex) -> str | None:
     return _box(annotation) if annotation.get("iscrowd") else None
 
 
+# Groups of rules. Within a group, an item that a rule drops is not looked at by those that follow:
+# they take for granted what it asks for.
+_CATEGORIES = (
+    Rule(ERROR, "categories with the id or name of another", _shared_category, _refuse, TRAINING),
+    Rule(NOTE, "classes without objects", _empty_class),
+)
+_FILES = (
+    Rule(ERROR, "images whose file does not exist", _missing_file, _drop, EVALUATION),
+    Rule(ERROR, "images whose file cannot be read", _unreadable_file, _drop),
+)
+_SHARED_IMAGES = (
+    Rule(ERROR, "images with the id of another", _shared_image_id, _merge, TRAINING),
+    Rule(ERROR, "images with the file of another", _shared_file, _merge),
+)
+_IMAGES = (
+    Rule(ERROR, "images of another size than stated", _wrong_size, _correct_size, TRAINING),
+    Rule(NOTE, "images without objects", _empty_image),
+)
 UNUSABLE_BOXES = (
     Rule(ERROR, "boxes that are not four finite numbers", _invalid_box, _drop, TRAINING),
     Rule(ERROR, "degenerate (zero-area) boxes", _degenerate_box, _drop),
     Rule(ERROR, "boxes outside their image", _outside_image, _drop),
 )
-# For each list of a dataset, groups of rules. Within a group, an item that a rule drops is not
-# looked at by those that follow: they take for granted what it asks for.
+_BOXES = (
+    Rule(ERROR, "annotations of unknown images", _unknown_image, _drop),
+    Rule(ERROR, "annotations of unknown categories", _unknown_category, _drop, TRAINING),
+    *UNUSABLE_BOXES,
+    Rule(WARNING, "boxes that reach beyond their image", _beyond_image, _clip),
+    Rule(WARNING, "boxes that repeat another", _repeated_box, _drop),
+)
+_ANNOTATIONS = (
+    Rule(ERROR, "annotations without an id of their own", _repeated_id, _renumber, TRAINING),
+    Rule(ERROR, "annotations that lack 'area' or 'iscrowd'", _incomplete, _complete, EVALUATION),
+    Rule(ERROR, "segmentations without outline", _no_outline, _remove_segmentation),
+    Rule(NOTE, "crowd boxes, not trained on", _crowd_box),
+)
+# The groups for each list of a dataset. Inspection and repair take all in this order.
 RULES: dict[str, tuple[tuple[Rule, ...], ...]] = {
-    "categories": (
-        (
-            Rule(
-                ERROR,
-                "categories with the id or name of another",
-                _shared_category,
-                _refuse,
-                TRAINING,
-            ),
-            Rule(NOTE, "classes without objects", _empty_class),
-        ),
-    ),
-    "images": (
-        (
-            Rule(ERROR, "images whose file does not exist", _missing_file, _drop, EVALUATION),
-            Rule(ERROR, "images whose file cannot be read", _unreadable_file, _drop),
-        ),
-        (
-            Rule(ERROR, "images with the id of another", _shared_image_id, _merge, TRAINING),
-            Rule(ERROR, "images with the file of another", _shared_file, _merge),
-        ),
-        (
-            Rule(ERROR, "images of another size than stated", _wrong_size, _correct_size, TRAINING),
-            Rule(NOTE, "images without objects", _empty_image),
-        ),
-    ),
-    "annotations": (
-        (
-            Rule(ERROR, "annotations of unknown images", _unknown_image, _drop),
-            Rule(ERROR, "annotations of unknown categories", _unknown_category, _drop, TRAINING),
-            *UNUSABLE_BOXES,
-            Rule(WARNING, "boxes that reach beyond their image", _beyond_image, _clip),
-            Rule(WARNING, "boxes that repeat another", _repeated_box, _drop),
-        ),
-        (
-            Rule(
-                ERROR,
-                "annotations without an id of their own",
-                _repeated_id,
-                _renumber,
-                TRAINING,
-            ),
-            Rule(
-                ERROR,
-                "annotations that lack 'area' or 'iscrowd'",
-                _incomplete,
-                _complete,
-                EVALUATION,
-            ),
-            Rule(ERROR, "segmentations without outline", _no_outline, _remove_segmentation),
-            Rule(NOTE, "crowd boxes, not trained on", _crowd_box),
-        ),
-    ),
+    "categories": (_CATEGORIES,),
+    "images": (_FILES, _SHARED_IMAGES, _IMAGES),
+    "annotations": (_BOXES, _ANNOTATIONS),
 }
