@@ -171,7 +171,7 @@ def test_an_error_does_not_leave_hooks_behind():
 
 
 def test_maps_are_those_of_the_image_without_padding():
-    """Of 70 x 100 pixels, padded to 96 x 128 in a batch with a larger image."""
+    """The image has 70 x 100 pixels, padded to 96 x 128 in a batch with a larger image."""
     views = view_fusion(make_retinanet(), make_inputs((70, 100), (96, 128)))
     small = {level: tuple(maps.activation.shape) for level, maps in views[0].maps.items()}
     assert small == {"p3": (9, 13), "p4": (5, 7), "p5": (3, 4)}

@@ -232,7 +232,7 @@ def slow_weight(weights: Tensor, size: Sequence[int], y: int, x: int) -> float:
 
 
 def test_means_of_a_batch(probe):
-    """Against a loop over the locations."""
+    """They agree with a loop over the locations."""
     adaptive = any(isinstance(x, AdaptiveFusion) for x in probe.model.modules())
     measured = measure_gradients(probe.model, [make_batch(BOXES, [], BOXES[:2])])
     for level, numbers in enumerate(measured):

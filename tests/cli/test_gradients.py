@@ -22,7 +22,7 @@ run = partial(run_asff, "gradients")
 
 @pytest.fixture
 def even_weights(config: Path, tmp_path: Path) -> Path:
-    """A checkpoint of the tiny detector that fuses all levels with equal weights."""
+    """Save a checkpoint of the tiny detector that fuses all levels with equal weights."""
     cfg = load_config(str(config))
     resolve_sync_norm(cfg, world_size=1)
     model = build_model(cfg)

@@ -1,4 +1,4 @@
-"""Fixtures of the drawings."""
+"""Fixtures of the visualization tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from asff.visualization.overlay import Overlay
 
 @pytest.fixture
 def texts(monkeypatch) -> list[str]:
-    """The labels drawn in a test."""
+    """Return the list of labels that a test draws."""
     written: list[str] = []
     draw_label = Overlay.draw_label
 

@@ -50,7 +50,7 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 def maps_of(figure: Figure, view: FusionView) -> list[tuple[Axes, torch.Tensor]]:
-    """The axes of the maps, each with the values that it must show, row by row."""
+    """Return the axes of the maps, row by row, each with the values that it must show."""
     drawn = [axes for axes in figure.axes if len(axes.images) == 2]
     values = [x for maps in view.maps.values() for x in (*maps.weights, maps.activation)]
     assert len(drawn) == len(values)

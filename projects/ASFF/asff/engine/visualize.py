@@ -38,9 +38,11 @@ class VisualizationHook(EvalHook):
     def try_to_draw(self) -> None:
         if not comm.is_main_process():
             return
+        model = self.trainer.checkpointer.model  # not wrapped for several processes
+        model.eval()
         try:
-            self._draw()
-        except Exception as error:  # any: no visualization is worth a training
+            self._draw(model)
+        except Exception as error:  # a failed visualization must not end a training
             if not self.failed:
                 logging.getLogger("asff").warning(
                     f"TEST.VIS_IMAGES: the images of iteration {self.trainer.iter} could not be "
@@ -48,19 +50,12 @@ class VisualizationHook(EvalHook):
                     exc_info=True,
                 )
             self.failed = True
-
-    @torch.no_grad()
-    def _draw(self) -> None:
-        """Put the images into the event storage."""
-        model = self.trainer.checkpointer.model  # not wrapped for several processes
-        model.eval()
-        try:
-            self._draw_with(model)
         finally:
             model.train()
 
-    def _draw_with(self, model: nn.Module) -> None:
-        """Draw with the model in evaluation mode."""
+    @torch.no_grad()
+    def _draw(self, model: nn.Module) -> None:
+        """Draw with the model, in evaluation mode, and put the images into the event storage."""
         name = self.cfg.DATASETS.TEST[0]
         metadata = MetadataCatalog.get(name)
         mapper, read = build_test_mapper(self.cfg), build_reader(self.cfg)
