@@ -1,4 +1,4 @@
-"""What tests of several parts share: configs of small detectors, and ground truth for them."""
+"""Configs of small detectors, and ground truth for them."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ CHANNELS = 16
 
 
 def fpn_cfg(name: str, *options: object, add_keys: bool = True) -> CfgNode:
-    """A narrow ResNet-50 with FPN; ``name`` is a stock builder's."""
+    """Return the config of a narrow ResNet-50 with FPN; ``name`` is its backbone builder's."""
     cfg = get_cfg()
     if add_keys:
         add_asff_config(cfg)

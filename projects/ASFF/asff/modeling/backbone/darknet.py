@@ -28,8 +28,8 @@ class _Block(nn.Module):
 class DarkNet(Backbone):
     """DarkNet with five stages, each a stride-2 convolution followed by residual blocks.
 
-    The stages carry the names that Detectron2's ResNet gives to features of the same stride
-    (``res3``, ``res4``, ``res5`` at strides 8, 16, 32), so that bottom-ups are swapped by one key.
+    Features carry the names of Detectron2's ResNet: ``res3``, ``res4``, ``res5`` at strides 8, 16,
+    32, so that bottom-ups are swapped by one key.
 
     Args:
         depths: residual blocks per stage; (1, 2, 8, 8, 4) is DarkNet-53.

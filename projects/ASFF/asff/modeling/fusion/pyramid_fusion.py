@@ -97,9 +97,9 @@ class PyramidFusion(nn.Module):
     def init_near_neutral(self, self_weight: float) -> None:
         """Let every level begin as ``self_weight`` of itself and the rest of the others' mean.
 
-        Resizing begins without learned weights. Down: a 3x3 max pooling for every halving but the
-        last, then the mean of 3x3 locations, zeros beyond the border. For levels of equal channels
-        and resizing without norm and activation.
+        Downsampling begins as a 3x3 max pooling for every halving but the last, then the mean of
+        3x3 locations with zero padding. For levels of equal channels and resizing without norm and
+        activation.
         """
         for resizes in self.resize:
             for resize in resizes:

@@ -51,7 +51,7 @@ class YOLOv3Losses:
 
         Returns:
             ``loss_obj``, ``loss_cls``, ``loss_box`` and, where they apply, ``loss_iou``,
-            ``loss_shape``: terms to be summed. Each reaches every parameter also without objects.
+            ``loss_shape``: terms to be summed, attached to the graph also without objects.
         """
         num_images = len(predictions.obj_logits)
         weights = gt.weights if self.weight_all_losses else torch.ones_like(gt.weights)
