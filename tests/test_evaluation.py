@@ -12,10 +12,10 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES, _get_builtin_metadata
 from detectron2.structures import Boxes, Instances
 
+from asff.config_files import load_config
 from asff.data import register_custom_datasets, resolve_custom_datasets
 from asff.data.datasets import CocoDataset
 from asff.engine import Trainer
-from asff.engine.setup import load_config
 from asff.evaluation import Evaluator
 from tests.data.datasets.written import cfg_of, forget_datasets, voc_xml, write_files
 from tests.training import run_here

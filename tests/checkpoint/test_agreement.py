@@ -20,7 +20,8 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from asff.checkpoint.authors import VARIANTS, key_map
-from asff.engine.setup import load_config, resolve_sync_norm
+from asff.config_files import load_config
+from asff.engine.setup import resolve_sync_norm
 from asff.modeling import YOLOv3, YOLOv3Losses
 from tests.checkpoint.reference import recorded_losses, recorded_predictions, reference_weights
 from tests.helpers import make_instances

@@ -20,8 +20,9 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from asff.checkpoint.darknet import convert_darknet, read_values
+from asff.config_files import load_config
 from asff.data import build_test_mapper
-from asff.engine.setup import load_config, resolve_sync_norm
+from asff.engine.setup import resolve_sync_norm
 from asff.modeling import YOLOv3
 from tests.training import ROOT
 

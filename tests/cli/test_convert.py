@@ -18,8 +18,9 @@ from torch import Tensor
 from torchvision.models import mobilenet_v2
 
 from asff.checkpoint.authors import VARIANTS, key_map
+from asff.config_files import load_config
 from asff.engine import Trainer
-from asff.engine.setup import load_config, resolve_sync_norm
+from asff.engine.setup import resolve_sync_norm
 from tests.checkpoint.reference import recorded_shapes, reference_weights
 from tests.checkpoint.test_classification import timm_shapes
 from tests.training import one_thread, run_asff, run_here

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from asff.engine.setup import load_config
+from asff.config_files import load_config
 from tests.training import ROOT, register_datasets, run_asff
 
 MANY = str([[[8, 8]] * 20] * 3)  # more anchors than the tiny dataset has boxes

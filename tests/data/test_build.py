@@ -19,6 +19,7 @@ from detectron2.data import transforms as T
 from detectron2.data.datasets import load_coco_json
 
 from asff import add_asff_config
+from asff.config_files import load_config
 from asff.data import (
     build_batch_plan,
     build_test_loader,
@@ -31,7 +32,6 @@ from asff.data import (
 from asff.data.augmentation import RandomAffine, RandomColor, RandomExpand, RandomMinIoUCrop
 from asff.data.batch_plan import SampleSpec
 from asff.data.build import build_augmentations
-from asff.engine.setup import load_config
 from tests.data.rectangles import noise
 from tests.helpers import detector_cfg
 from tests.training import CLASSES, EMPTY, FLAT, NUM_TRAIN

@@ -9,6 +9,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 
 from asff import add_asff_config
+from asff.config_files import load_config
 from asff.data import (
     UnreadableImage,
     build_pixel_mapper,
@@ -17,7 +18,6 @@ from asff.data import (
     build_test_mapper,
     resized_shape,
 )
-from asff.engine.setup import load_config
 from tests.helpers import detector_cfg
 from tests.training import NUM_VAL
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from asff.config_files import load_config
 from asff.data import check_input
-from asff.engine.setup import load_config
 from tests.helpers import detector_cfg
 from tests.training import ROOT
 

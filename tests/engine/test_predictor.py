@@ -16,9 +16,9 @@ from detectron2.structures import Instances
 from PIL import Image
 
 import asff
+from asff.config_files import load_config
 from asff.data.image_io import UnreadableImage
 from asff.engine import Predictor
-from asff.engine.setup import load_config
 from tests.engine.test_detectors import COMMON, DETECTORS, REST
 from tests.training import CLASSES, CONFIG, NUM_VAL, ROOT, run_here, truncated, write_checkpoint
 

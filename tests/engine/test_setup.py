@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 
+from asff.config_files import load_config
 from asff.engine import argument_parser, setup
-from asff.engine.setup import load_config, resolve_device, resolve_sync_norm
+from asff.engine.setup import resolve_device, resolve_sync_norm
 from tests.training import ROOT
 
 BASE = str(ROOT / "configs" / "Base-YOLOv3.yaml")

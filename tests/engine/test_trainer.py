@@ -18,8 +18,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
+from asff.config_files import load_config
 from asff.engine import Trainer, argument_parser, launch, setup
-from asff.engine.setup import load_config
 from asff.engine.trainer import ReportClipping, resolve_warmup
 from tests.training import (
     ROOT,

@@ -13,10 +13,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 
+from asff.config_files import load_config
 from asff.data import register_custom_datasets, resolve_custom_datasets
 from asff.data.datasets import load_dataset
 from asff.engine import argument_parser, launch, setup
-from asff.engine.setup import load_config
 from tests.data.datasets.written import (
     WRITERS,
     below,

@@ -14,9 +14,10 @@ from torch import nn
 from tqdm import tqdm, trange
 
 from ..analysis.cost import count_operations, measure_seconds
+from ..config_files import load_config
 from ..data import build_test_loader
 from ..engine import Trainer
-from ..engine.setup import load_config, resolve_device, resolve_sync_norm, setup_datasets
+from ..engine.setup import resolve_device, resolve_sync_norm, setup_datasets
 from .records import describe_hardware
 from .runs import Grid, read_json, write_json
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from ..config_files import changed_keys
+from ..config_files import changed_keys, load_config
 from ..engine import Trainer
-from ..engine.setup import load_config
 
 RUN_KEYS = ("OUTPUT_DIR", "SEED")  # set for each run
 

@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
     """Check the datasets; return 1 where errors were found."""
     from detectron2.utils.logger import setup_logger
 
+    from ..config_files import load_config
     from ..data import check_input
     from ..data.datasets import inspect_dataset, shared_files, shorten
-    from ..engine.setup import load_config
 
     setup_logger(name="asff")
     _check_options(args)

@@ -27,8 +27,9 @@ def run(args: argparse.Namespace) -> None:
     from detectron2.utils.logger import setup_logger
 
     from ..analysis import anchor_fit
+    from ..config_files import load_config
     from ..data import check_datasets, check_input, load_training_dicts
-    from ..engine.setup import load_config, setup_datasets
+    from ..engine.setup import setup_datasets
 
     setup_logger(name="asff")
     anchor_fit.check_new_config(args.output)
