@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,8 +11,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.events import EventStorage
 
-from asff import add_asff_config
-from asff.config_files import all_keys, get_config_file, load_config
+from asff.config_files import default_config, flatten, get_config_file, load_config
 from asff.data import check_num_classes, follow_classes
 from asff.engine import Trainer
 from asff.engine.setup import resolve_sync_norm
@@ -46,33 +44,21 @@ def load(path: Path, *options: object) -> CfgNode:
     return cfg
 
 
-def flatten(node: dict, prefix: str = "") -> dict[str, Any]:
-    """Full key names and values of what a YAML file says itself."""
-    flat = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def get(cfg: CfgNode, key: str) -> Any:
-    for part in key.split("."):
-        cfg = cfg[part]
-    return cfg
+def differing_keys(one: CfgNode, other: CfgNode) -> set[str]:
+    others = dict(flatten(other))
+    return {key for key, value in flatten(one) if value != others[key]}
 
 
 def repeated_keys(path: Path) -> list[str]:
     """Keys of a leaf that have the same value without it, by its base or by default."""
     content = yaml.safe_load(path.read_text())
-    below = get_cfg()
-    add_asff_config(below)
+    below = default_config()
     bases = content.pop("_BASE_", [])
     for base in [bases] if isinstance(bases, str) else bases:
         below.merge_from_file(str(path.parent / base))
-    cfg = load_config(str(path))
-    return [key for key in flatten(content) if get(below, key) == get(cfg, key)]
+    before, after = dict(flatten(below)), dict(flatten(load_config(str(path))))
+    stated = flatten(CfgNode(content))
+    return [key for key, value in stated if value is not None and before[key] == after[key]]
 
 
 def test_there_are_configs():
@@ -103,16 +89,16 @@ ROWS = {
 def test_rows_of_a_table_differ_by_what_they_compare(row):
     base, keys = ROWS[row]
     one, other = (load(CONFIGS / "coco" / f"{name}.yaml") for name in (row, base))
-    differing = {key for key in all_keys(one) if get(one, key) != get(other, key)}
-    leaves = {key for key in differing if not isinstance(get(one, key), CfgNode)}
-    assert leaves == {*keys, "OUTPUT_DIR"}
+    assert differing_keys(one, other) == {*keys, "OUTPUT_DIR"}
 
 
 def test_names_of_rows_tell_their_values():
     for name in ("0.2", "0.5"):
         cfg = load(CONFIGS / f"coco/yolov3_d53_ignore_{name}.yaml")
-        assert get(cfg, IGNORE) == "box" and get(cfg, f"{IGNORE}_SCALE") == float(name)
-    assert get(load(CONFIGS / "coco/yolov3_d53_ignore_center.yaml"), IGNORE) == "center"
+        assert cfg.MODEL.YOLOV3.IGNORE_ADJACENT == "box"
+        assert cfg.MODEL.YOLOV3.IGNORE_ADJACENT_SCALE == float(name)
+    center = load(CONFIGS / "coco/yolov3_d53_ignore_center.yaml")
+    assert center.MODEL.YOLOV3.IGNORE_ADJACENT == "center"
     for name in ("sum", "concat"):
         assert load(CONFIGS / f"coco/yolov3_d53_{name}.yaml").MODEL.YOLOV3.FUSION.NAME == name
     assert load(CONFIGS / "coco/yolov3_d53_asff_star_800.yaml").INPUT.TEST_SIZE == 800
@@ -175,12 +161,10 @@ def test_authors_configs_follow_ours():
     for path in (CONFIGS / "authors").glob("yolov3*.yaml"):
         ours = CONFIGS / "coco" / path.name
         if ours.is_file():
-            one, other = load(path), load(ours)
-            keys = {key for key in all_keys(one) if get(one, key) != get(other, key)}
-            leaves = {key for key in keys if not isinstance(get(one, key), CfgNode)}
+            keys = differing_keys(load(path), load(ours))
             expected = {"NMS_THRESH_TEST", "MAX_SMOOTHING", "MAX_GRAD_NORM", "EVAL_PERIOD"}
             expected |= {"ANCHORS", "SCORE_THRESH_TEST", "MAX_ITER", "OUTPUT_DIR"}
-            assert {key.rpartition(".")[2] for key in leaves} <= expected
+            assert {key.rpartition(".")[2] for key in keys} <= expected
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ ARRAYS = {
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes texts and bytes alike as Python 2 wrote its ``str``."""
+    """Pickler of strings and bytes as Python 2 wrote its ``str``."""
 
     def save_text(self, text: str | bytes) -> None:
         data = text.encode("latin1") if isinstance(text, str) else text
@@ -84,16 +84,6 @@ def test_reads_what_python_2_wrote(tmp_path):
     assert content["author"] == "Röntgen" and content["scalar"] == 0.1
 
 
-@pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
-def test_reads_both_names_of_numpys_core(tmp_path, core):
-    array = ARRAYS["floats"]
-    data = pickle.dumps(array, protocol=2)
-    renamed = data.replace(b"cnumpy._core", b"cnumpy.core").replace(b"cnumpy.core", b"c" + core)
-    assert core + b".multiarray" in renamed
-    (tmp_path / "x.pkl").write_bytes(renamed)
-    assert np.array_equal(read_pickle(tmp_path / "x.pkl"), array)
-
-
 class Pickled:
     """Pickled, it is what ``__reduce__`` returns: a function, arguments, and perhaps a state."""
 
@@ -110,20 +100,13 @@ def make_model() -> nn.Module:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-@pytest.mark.parametrize(
-    "call, wanted",
-    [
-        (Pickled(os.system, ("mkdir ran",)), f"{os.name}.system"),
-        (Pickled(eval, ("__import__('os').mkdir('ran')",)), "eval"),
-    ],
-    ids=["system", "eval"],
-)
-def test_runs_no_code(tmp_path, monkeypatch, call, wanted, protocol):
+def test_runs_no_code(tmp_path, monkeypatch, protocol):
+    call, wanted = Pickled(os.system, ("mkdir ran",)), f"{os.name}.system"
     monkeypatch.chdir(tmp_path)
     weights = {"0.weight": np.ones((4, 3, 1, 1), np.float32)}
     path = tmp_path / "evil.pkl"
     write({"model": weights, "__author__": call}, path, protocol)
-    with pytest.raises(ValueError, match=rf"'{path}' asks for \S*{wanted}, which is refused"):
+    with pytest.raises(ValueError, match=rf"'{path}' needs \S*{wanted}, which is refused"):
         Checkpointer(make_model()).load(str(path))
     assert not (tmp_path / "ran").exists()
     pickle.loads(path.read_bytes())  # or nothing was tested
@@ -135,7 +118,7 @@ def test_runs_no_code(tmp_path, monkeypatch, call, wanted, protocol):
 )
 def test_refuses_whatever_else(tmp_path, wanted):
     write({"weight": np.ones(2), "more": wanted}, tmp_path / "x.pkl", 4)
-    with pytest.raises(UnsafePickle, match=r"x\.pkl' asks for .* may hold numpy arrays in plain"):
+    with pytest.raises(UnsafePickle, match=r"x\.pkl' needs .* may hold numpy arrays in plain"):
         read_pickle(tmp_path / "x.pkl")
 
 
@@ -225,14 +208,6 @@ def test_loads_pycls(tmp_path):
     assert model[0].weight.unique().tolist() == [2] and model[1].num_batches_tracked == 0
 
 
-def test_runs_no_code_from_pycls(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"model_state": {}, "more": Pickled(os.mkdir, ("ran",))}, "evil.pyth")
-    with pytest.raises(ValueError, match="'evil.pyth' cannot be read"):
-        Checkpointer(make_model()).load("evil.pyth")
-    assert not (tmp_path / "ran").exists()
-
-
 def whole() -> bytes:
     arrays = {"0.weight": np.ones((4, 3, 1, 1), np.float32)}
     return pickle.dumps({"model": arrays, "__author__": "Detectron2"})
@@ -254,8 +229,8 @@ def whole() -> bytes:
         pickle.dumps({"conv1_w": np.zeros(3, [("a", "f4")])}),
     ],
     ids=[
-        *("empty", "a page", "cut off", "a list", "a list of tensors", "a text for a tensor"),
-        *("a number for a name", "a number for a tensor", "objects", "texts", "fields"),
+        *("empty", "a page", "cut off", "a list", "a list of tensors", "a string for a tensor"),
+        *("a number for a name", "a number for a tensor", "objects", "strings", "fields"),
     ],
 )
 def test_refuses_damaged_files(tmp_path, data):

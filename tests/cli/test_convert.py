@@ -285,7 +285,7 @@ def test_refusals(tmp_path):
     authors = ("--source", "authors")
     for file, source, target, message in (
         (tmp_path / "none.pth", authors, output, "none.pth: there is no such file"),
-        (text, authors, output, "text.pth is damaged, or none of torch's files"),
+        (text, authors, output, "text.pth is damaged, or not a file of torch's"),
         (some, authors, output, "some.pth: The 1 tensors are those of no known"),
         (some, authors, text, "text.pth exists and is not overwritten"),
         (some, authors, nowhere, "x.pth cannot be written: there is no such folder"),

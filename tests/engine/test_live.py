@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from asff.analysis import view_fusion
 from asff.config_files import load_config
 from asff.engine import Predictor
-from asff.engine.progress import MIB, ProgressPrinter, max_memory, measure_pace
+from asff.engine.progress import MIB, ProgressPrinter, max_memory, measure_throughput
 from asff.engine.visualize import SIDE, VisualizationHook
 from asff.visualization import draw_detections, draw_fusion
 from tests.training import Run, metrics, read_checkpoint, run_apart, run_here
@@ -108,7 +108,7 @@ def make_storage(times: list[float | None], waits: list[float]) -> EventStorage:
 def test_pace_is_that_of_the_last_steps():
     """20 steps of half a second, in which one waits 1.1 s for data and the others 0.1 s."""
     waits = [5.0] * 5 + [0.1] * 19 + [1.1]
-    pace = measure_pace(make_storage([10.0] * 5 + [0.5] * 20, waits), batch_size=8, window=20)
+    pace = measure_throughput(make_storage([10.0] * 5 + [0.5] * 20, waits), batch_size=8, window=20)
     assert pace["images_per_second"] == pytest.approx(16)  # 160 images in 10 s
     assert pace["data_time_share"] == pytest.approx(0.3)  # 3 s of them
 
@@ -116,9 +116,9 @@ def test_pace_is_that_of_the_last_steps():
 def test_steps_that_were_not_timed_do_not_count():
     """The time in which the workers start does not count as waiting."""
     storage = make_storage([None, None, 2.0, 4.0], [100.0, 0.0, 1.0, 0.5])
-    pace = measure_pace(storage, batch_size=3, window=20)
+    pace = measure_throughput(storage, batch_size=3, window=20)
     assert pace == {"images_per_second": pytest.approx(1), "data_time_share": pytest.approx(0.25)}
-    assert measure_pace(make_storage([None], [1.0]), batch_size=3, window=20) == {}
+    assert measure_throughput(make_storage([None], [1.0]), batch_size=3, window=20) == {}
 
 
 def print_line(storage: EventStorage, caplog: pytest.LogCaptureFixture, **options) -> str:

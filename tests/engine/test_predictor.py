@@ -92,11 +92,9 @@ def test_arrays_paths_one_and_many(detectors, files, name):
     predictor = Predictor(None, detectors[name][1], batch_size=1)
     expected = all_fields(predictor(files))
     arrays = [np.asarray(Image.open(file)) for file in files]
+    arrays[2] = arrays[2].repeat(2, axis=0)[::2]  # a view of a larger one
     assert all_fields(predictor(arrays)) == expected
-    assert all_fields([predictor(arrays[0]), predictor(Path(files[1]))]) == [
-        *expected[:1],
-        *expected[1:2],
-    ]
+    assert all_fields([predictor(arrays[0]), predictor(Path(files[1]))]) == expected[:2]
     assert predictor([]) == []
 
 
@@ -131,13 +129,13 @@ def test_instances_are_in_pixels_of_the_image_and_plain(weights, files):
 def test_files_are_upright_colour_images(detectors, files, tmp_path, name):
     predictor = Predictor(None, detectors[name][1])
     image = Image.open(files[0])
-    turned = Image.Exif()
-    turned[274] = 6  # to be turned by 90 degrees to the right
-    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=turned)
+    exif = Image.Exif()
+    exif[274] = 6  # to be rotated by 90 degrees to the right
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "rotated.png", exif=exif)
     image.convert("RGBA").save(tmp_path / "alpha.png")
     image.convert("L").save(tmp_path / "grey.png")
     grey = np.asarray(image.convert("L"))[..., None].repeat(3, axis=2)
-    for file, expected in (("turned", image), ("alpha", image), ("grey", grey)):
+    for file, expected in (("rotated", image), ("alpha", image), ("grey", grey)):
         pixels = predictor.read(str(tmp_path / f"{file}.png"))
         assert np.array_equal(pixels, np.asarray(expected))
 
@@ -209,7 +207,7 @@ def test_refuses_what_it_cannot_know(detectors, tmp_path):
         ({"config": None}, "changed.pth holds no config"),
         ({"config": {"lr": 1}}, "changed.pth holds no config"),  # another program's
         ({"config": "VERSION: 2\nMODEL: {YOLOV9: 1}"}, "inside .*changed.pth: there is no config"),
-        ({"model": {}}, "changed.pth'? .*None of the 0 tensors|None of the 0 tensors"),
+        ({"model": {}}, "None of the 0 tensors"),
     ],
 )
 def test_refuses_checkpoints(weights, tmp_path, changes, message):
@@ -229,7 +227,7 @@ def test_refuses_weights_that_leave_gaps(weights, tmp_path):
 
 def test_refuses_files_that_are_no_checkpoints(detectors, weights, tmp_path):
     config, _ = detectors["YOLOv3"]
-    with pytest.raises(ValueError, match=r"nothing\.pth' cannot be read: there is no such file"):
+    with pytest.raises(ValueError, match=r"nothing\.pth: there is no such file"):
         Predictor(None, tmp_path / "nothing.pth")
     broken = tmp_path / "broken.pth"
     broken.write_bytes(weights.read_bytes()[:-1000])
@@ -256,7 +254,7 @@ def test_refuses_configs(weights, opts, message):
         Predictor(None, weights, opts=opts)
 
 
-def test_refuses_a_config_that_is_not_there(weights):
+def test_refuses_other_arguments(weights):
     with pytest.raises(ValueError, match=r"nothing\.yaml: there is no such file"):
         Predictor("nothing.yaml", weights)
     with pytest.raises(ValueError, match="batch_size is 0"):
@@ -266,10 +264,10 @@ def test_refuses_a_config_that_is_not_there(weights):
 @pytest.mark.parametrize("name", LOW)
 def test_unreadable_files(detectors, files, tmp_path, name):
     predictor = Predictor(None, detectors[name][1])
-    text = tmp_path / "text.png"
-    text.write_text("no image")
+    other = tmp_path / "other.png"
+    other.write_text("no image")
     with truncated(Path(files[3])) as broken:
-        for path in (broken, str(text), str(tmp_path / "nothing.png"), str(tmp_path)):
+        for path in (broken, str(other), str(tmp_path / "nothing.png"), str(tmp_path)):
             with pytest.raises(UnreadableImage) as error:
                 predictor([files[0], path])
             assert path in str(error.value)
@@ -289,15 +287,6 @@ def test_unreadable_files(detectors, files, tmp_path, name):
 def test_arrays_that_are_no_images(weights, array):
     with pytest.raises(ValueError, match=r"an array \(height, width, 3\) of uint8, in the order"):
         Predictor(None, weights)(array)
-
-
-def test_views_of_arrays(weights, files):
-    """As they are cut out of larger ones."""
-    predictor = Predictor(None, weights)
-    pixels = np.asarray(Image.open(files[0]))
-    large = np.zeros((*(2 * x for x in pixels.shape[:2]), 3), np.uint8)
-    large[::2, ::2] = pixels
-    assert all_fields([predictor(large[::2, ::2])]) == all_fields([predictor(pixels)])
 
 
 def test_the_package_has_it_when_asked():

@@ -78,7 +78,7 @@ def load_config(config_file: str, opts: Sequence = ()) -> CfgNode:
         except (TypeError, AttributeError) as error:
             raise ValueError(f"--config-file {config_file} holds no KEY: VALUE pairs.") from error
         except (KeyError, ValueError, AssertionError, OSError) as error:
-            raise ValueError(f"--config-file {config_file}: {explain(error, cfg)}") from error
+            raise ValueError(f"--config-file {config_file}: {_explain(error, cfg)}") from error
     merge_options(cfg, opts)
     if config_file and cfg.OUTPUT_DIR == default_config().OUTPUT_DIR:
         cfg.OUTPUT_DIR = _default_output_dir(path)
@@ -108,7 +108,7 @@ def parse_config(content: str, place: str) -> CfgNode:
     try:
         cfg.merge_from_other_cfg(CfgNode.load_cfg(content))
     except (KeyError, ValueError, AssertionError) as error:
-        raise ValueError(f"{place}: {explain(error, cfg)}") from error
+        raise ValueError(f"{place}: {_explain(error, cfg)}") from error
     return cfg
 
 
@@ -121,14 +121,14 @@ def merge_options(cfg: CfgNode, opts: Sequence) -> None:
     try:
         cfg.merge_from_list(list(opts))
     except (KeyError, ValueError, AssertionError) as error:
-        raise ValueError(f"Command line: {explain(error, cfg)}") from error
+        raise ValueError(f"Command line: {_explain(error, cfg)}") from error
 
 
-def explain(error: Exception, cfg: CfgNode) -> str:
-    """Return what yacs says, shorter for a wrong type, with a similar key for an unknown one."""
+def _explain(error: Exception, cfg: CfgNode) -> str:
+    """Return yacs' message, shorter for a wrong type, with a similar key for an unknown one."""
     message = str(error.args[0] if isinstance(error, KeyError) else error)
     if unknown := re.search(r"Non-existent (?:config )?key: (\S+)", message):
-        similar = difflib.get_close_matches(unknown[1], list(all_keys(cfg)), n=1, cutoff=0.5)
+        similar = difflib.get_close_matches(unknown[1], list(dict(flatten(cfg))), n=1, cutoff=0.5)
         hint = f" Did you mean {similar[0]}?" if similar else ""
         return f"there is no config key '{unknown[1]}'.{hint}"
     mismatch = re.search(r"values \((.*) vs\. (.*)\) for config key: (\S+)", message, re.DOTALL)
@@ -139,28 +139,24 @@ def explain(error: Exception, cfg: CfgNode) -> str:
     return message
 
 
-def all_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
-    """Yield the full names of all keys, those of nodes included."""
+def flatten(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield full names and values of all keys; tuples become lists, which YAML may not tell apart.
+
+    Keys of nodes come before those below them, with the value None.
+    """
     for key, value in cfg.items():
-        yield prefix + key
         if isinstance(value, CfgNode):
-            yield from all_keys(value, f"{prefix}{key}.")
-
-
-def changed_keys(cfg: CfgNode) -> dict[str, Any]:
-    """Return the values that are not the defaults, by full key; tuples become lists, as in JSON."""
-    before = dict(_flatten(default_config()))
-    return {key: value for key, value in _flatten(cfg) if before.get(key) != value}
-
-
-def _flatten(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield prefix + key, None
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, _as_lists(value)
 
 
+def changed_keys(cfg: CfgNode) -> dict[str, Any]:
+    """Return the values that are not the defaults, by full key."""
+    before = dict(flatten(default_config()))
+    return {key: value for key, value in flatten(cfg) if before.get(key) != value}
+
+
 def _as_lists(value: Any) -> Any:
-    # YAML does not always tell tuples from lists.
     return [_as_lists(x) for x in value] if isinstance(value, (list, tuple)) else value

@@ -50,28 +50,28 @@ VARIANTS = {
 def from_authors(tensors: Tensors) -> tuple[str, Tensors]:
     """Return the name of the variant, and its tensors under our names.
 
-    Also of their DarkNet-53 alone (``darknet53_feature_mx.pth``), whose name is "darknet53".
+    The name "darknet53" is that of their DarkNet-53 alone (``darknet53_feature_mx.pth``).
 
     Raises:
-        ValueError: the keys are not exactly those of one variant; it lists what is wrong.
+        ValueError: the keys are not exactly those of one variant; the message lists differences.
     """
-    maps = {name: key_map(name) for name in VARIANTS} | {"darknet53": darknet_map()}
-    name = recognise(tensors, {name: set(keys) for name, keys in maps.items()})
-    return name, {maps[name][key]: tensor for key, tensor in tensors.items()}
+    return _rename(
+        tensors, {name: key_map(name) for name in VARIANTS} | {"darknet53": _darknet_map()}
+    )
 
 
 def to_authors(tensors: Tensors) -> tuple[str, Tensors]:
     """Invert :func:`from_authors`, for whole detectors."""
-    maps = {name: {ours: key for key, ours in key_map(name).items()} for name in VARIANTS}
-    name = recognise(tensors, {name: set(keys) for name, keys in maps.items()})
-    return name, {maps[name][key]: tensor for key, tensor in tensors.items()}
+    return _rename(
+        tensors, {name: {ours: key for key, ours in key_map(name).items()} for name in VARIANTS}
+    )
 
 
-def recognise(tensors: Tensors, known: dict[str, set[str]]) -> str:
-    """Return the name of the set of keys that the tensors have."""
+def _rename(tensors: Tensors, maps: dict[str, dict[str, str]]) -> tuple[str, Tensors]:
+    """Rename tensors by that of the maps which has exactly their keys."""
     differences = {
-        name: Mismatch(list(keys - tensors.keys()), list(tensors.keys() - keys))
-        for name, keys in known.items()
+        name: Mismatch(list(keys.keys() - tensors.keys()), list(tensors.keys() - keys.keys()))
+        for name, keys in maps.items()
     }
     name = min(differences, key=lambda name: len(differences[name]))
     if differences[name]:
@@ -79,11 +79,11 @@ def recognise(tensors: Tensors, known: dict[str, set[str]]) -> str:
             f"The {len(tensors)} tensors are those of no known network. Compared with the most "
             f"similar, '{name}': {differences[name]}."
         )
-    return name
+    return name, {maps[name][key]: tensor for key, tensor in tensors.items()}
 
 
 def num_classes(tensors: Tensors) -> int:
-    """Compute the class count of a detector under our names; at least one, whatever its shapes."""
+    """Compute the class count of a detector under our names, at least 1."""
     # Three anchors and the anchor-free prediction have a box, objectness and the classes each.
     return max(tensors["head.levels.0.predict.bias"].numel() // 4 - 5, 1)
 
@@ -97,10 +97,10 @@ def check_shapes(tensors: Tensors, state: Tensors) -> None:
         )
 
 
-def darknet_map() -> dict[str, str]:
+def _darknet_map() -> dict[str, str]:
     """Return :func:`key_map` of DarkNet-53 alone."""
     keys: dict[str, str] = {}
-    add_blocks(keys, darknet_blocks())
+    _add_blocks(keys, _darknet_blocks())
     return keys
 
 
@@ -113,22 +113,22 @@ def key_map(name: str) -> dict[str, str]:
             names = list(mobilenet_v2().features.state_dict())
         keys.update({f"module_list.{x}": f"backbone.bottom_up.features.{x}" for x in names})
     else:
-        keys.update(darknet_map())
-    add_blocks(keys, neck_blocks(variant))
+        keys.update(_darknet_map())
+    _add_blocks(keys, _neck_blocks(variant))
     for level in range(3):
-        add_blocks(keys, level_blocks(variant, level))
-        for theirs, ours in plain_layers(variant, level):
+        _add_blocks(keys, _level_blocks(variant, level))
+        for theirs, ours in _plain_layers(variant, level):
             keys.update({f"{theirs}.{x}": f"{ours}.{x}" for x in ("weight", "bias")})
     return keys
 
 
-def add_blocks(keys: dict[str, str], blocks: Iterator[tuple[str, str]]) -> None:
+def _add_blocks(keys: dict[str, str], blocks: Iterator[tuple[str, str]]) -> None:
     for theirs, ours in blocks:
         keys[f"{theirs}.conv.weight"] = f"{ours}.weight"
         keys.update({f"{theirs}.batch_norm.{x}": f"{ours}.norm.{x}" for x in BATCH_NORM})
 
 
-def darknet_blocks() -> Iterator[tuple[str, str]]:
+def _darknet_blocks() -> Iterator[tuple[str, str]]:
     """Yield their and our names of the blocks of DarkNet-53."""
     bottom_up = "backbone.bottom_up"
     yield "module_list.0", f"{bottom_up}.stem"
@@ -140,8 +140,8 @@ def darknet_blocks() -> Iterator[tuple[str, str]]:
                 yield theirs, f"{bottom_up}.res{stage}.{block + 1}.conv{conv + 1}"
 
 
-def neck_blocks(variant: Variant) -> Iterator[tuple[str, str]]:
-    """Yield those of the neck, and of the 3x3 convolution that widens the finest level."""
+def _neck_blocks(variant: Variant) -> Iterator[tuple[str, str]]:
+    """Yield the names of the neck, and of the 3x3 convolution that widens the finest level."""
     # MobileNetV2 has 8 modules more. The baseline on DarkNet-53 lists a convolution and a head
     # after each level, which shifts those that follow by 2.
     start = 8 * variant.mobilenet
@@ -166,8 +166,8 @@ def neck_blocks(variant: Variant) -> Iterator[tuple[str, str]]:
         yield "module_list.32", f"{neck}.widen"
 
 
-def level_blocks(variant: Variant, level: int) -> Iterator[tuple[str, str]]:
-    """Yield those of the fusion at a level, and of the 3x3 convolution of its head."""
+def _level_blocks(variant: Variant, level: int) -> Iterator[tuple[str, str]]:
+    """Yield the names of the fusion at a level, and of the 3x3 convolution of its head."""
     head_conv = f"head.levels.{level}.conv"
     if not variant.fusion:
         theirs = f"level_{level}_conv" if variant.mobilenet else f"module_list.{18 + 9 * level}"
@@ -185,8 +185,8 @@ def level_blocks(variant: Variant, level: int) -> Iterator[tuple[str, str]]:
     yield f"{theirs}.expand", head_conv
 
 
-def plain_layers(variant: Variant, level: int) -> Iterator[tuple[str, str]]:
-    """Yield those of a level's layers with bias and without batch norm."""
+def _plain_layers(variant: Variant, level: int) -> Iterator[tuple[str, str]]:
+    """Yield the names of a level's layers with bias and without batch norm."""
     head = f"head.levels.{level}"
     theirs = f"level_{level}_header"
     if not variant.fusion and not variant.mobilenet:
@@ -199,8 +199,8 @@ def plain_layers(variant: Variant, level: int) -> Iterator[tuple[str, str]]:
     if variant.rfb:
         for branch, num_convs in enumerate(BRANCHES):
             for conv in range(num_convs):
-                place = f"Feature_adaption.rfb.branch_{branch}.{conv}"
-                yield f"{theirs}.{place}", f"{head}.adaption.rfb.branches.{branch}.{conv}"
+                layer = f"{theirs}.Feature_adaption.rfb.branch_{branch}.{conv}"
+                yield layer, f"{head}.adaption.rfb.branches.{branch}.{conv}"
     if variant.fusion:
         fusion = "conv" if variant.mobilenet else "fusion"
         yield f"level_{level}_{fusion}.weight_levels", f"backbone.fusion.fuse.{level}.logits"

@@ -10,7 +10,7 @@ from .pickles import UnsafePickle, read_pickle
 
 
 class Checkpointer(DetectionCheckpointer):
-    """Refuses to load weights of which none fits the model, and to save a model that is not finite.
+    """Checkpointer that refuses weights of which none fits, and to save a model that is not finite.
 
     It runs no code from the files that it loads.
 
@@ -26,7 +26,7 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             FloatingPointError: the model holds values that are not finite.
         """
-        # A finite loss does not prove it: normalisation divides by a variance that overflowed.
+        # A finite loss does not prove it: batch norm divides by its variance, which may overflow.
         broken = [
             key for key, value in self.model.state_dict().items() if not value.isfinite().all()
         ]
@@ -54,7 +54,7 @@ class Checkpointer(DetectionCheckpointer):
         return loaded
 
     def _read_file(self, filename: str) -> dict:
-        """Detectron2's ``_load_file``, without those of its ways that run code from files."""
+        """Read a file as Detectron2's ``_load_file`` does, without running code from it."""
         if filename.endswith(".pkl"):
             return _from_model_zoo(read_pickle(filename))
         if filename.endswith(".pyth"):

@@ -18,7 +18,7 @@ def convert_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert torchvision's MobileNetV2 (``mobilenet_v2``, width 1) to our bottom-up.
 
     Args:
-        state: the network's state dict; the classifier in it is left out, and logged.
+        state: the network's state dict, whose classifier is dropped and logged.
 
     Returns:
         All tensors of ``backbone.bottom_up``, for ``build_mobilenetv2_backbone``.
@@ -34,17 +34,8 @@ def convert_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def convert_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert timm's DarkNet-53 (``darknet53``) to our bottom-up.
 
-    A start for training, not the same features: timm's LeakyReLU has slope 0.01, darknet's and ours
-    0.1.
-
-    Args:
-        state: the network's state dict; the classifier in it is left out, and logged.
-
-    Returns:
-        All tensors of ``backbone.bottom_up``, for ``build_darknet_backbone``.
-
-    Raises:
-        ValueError: tensors are missing, not known or of another shape.
+    Its features differ: timm's LeakyReLU has slope 0.01, darknet's and ours 0.1. See
+    :func:`convert_torchvision`.
     """
     with torch.device("meta"):
         bottom_up = DarkNet()

@@ -1,4 +1,4 @@
-"""Conversion of other programs' weights into checkpoints of ours, and back to the authors'."""
+"""Conversion of weights of other programs to checkpoints of ours, and back to the authors'."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Converted:
 
     Attributes:
         tensors: by key.
-        use: the options of ``asff train`` or ``asff predict`` to use them with, in words.
-        cfg: the config, where they are those of a whole detector.
+        use: the options of ``asff train`` or ``asff predict`` to use them with.
+        cfg: the config of a whole detector.
     """
 
     tensors: Tensors
@@ -43,12 +43,12 @@ class Converted:
 
 @dataclass(frozen=True)
 class Converter:
-    """How to convert one kind of file.
+    """Conversion of one kind of file.
 
     Attributes:
-        read: reads the file, given its path.
-        convert: converts what was read; its ValueErrors do not name the file.
-        needs: the files that it takes, for the help page.
+        read: reads a file.
+        convert: converts the result of ``read``; its ValueErrors do not name the file.
+        needs: description of the files, for the help page.
     """
 
     read: Callable[[Path], Any]
@@ -57,12 +57,7 @@ class Converter:
 
 
 def convert_file(source: str, path: Path, output: Path) -> Converted:
-    """Write a checkpoint of ours with all weights of a file.
-
-    Args:
-        source: of ``CONVERTERS``.
-        path: the file.
-        output: the checkpoint.
+    """Write a checkpoint of ours with all weights of a file of this source of ``CONVERTERS``.
 
     Raises:
         ValueError: the file cannot be read, or its weights are not exactly those of a known
@@ -121,23 +116,21 @@ def _convert_darknet(values: Tensor) -> Converted:
     return Converted(tensors, f"{_use_of_bottom_up('DarkNet-53')}, and {DARKNET_INPUT}")
 
 
-def _convert_torchvision(tensors: Tensors) -> Converted:
-    return Converted(convert_torchvision(tensors), _use_of_bottom_up("MobileNetV2"))
-
-
-def _convert_timm(tensors: Tensors) -> Converted:
-    return Converted(convert_timm(tensors), _use_of_bottom_up("DarkNet-53"))
-
-
 CONVERTERS = {
     "authors": Converter(
         read_tensors, _convert_authors, "a detector of the authors' code, or its DarkNet-53 alone"
     ),
     "darknet": Converter(read_values, _convert_darknet, "yolov3.weights or darknet53.conv.74"),
     "torchvision": Converter(
-        read_tensors, _convert_torchvision, "the state dict of torchvision's mobilenet_v2"
+        read_tensors,
+        lambda x: Converted(convert_torchvision(x), _use_of_bottom_up("MobileNetV2")),
+        "the state dict of torchvision's mobilenet_v2",
     ),
-    "timm": Converter(read_tensors, _convert_timm, "the state dict of timm's darknet53"),
+    "timm": Converter(
+        read_tensors,
+        lambda x: Converted(convert_timm(x), _use_of_bottom_up("DarkNet-53")),
+        "the state dict of timm's darknet53",
+    ),
 }
 
 

@@ -15,28 +15,28 @@ from torch import Tensor
 
 from .mismatch import Mismatch
 
-# What darknet stores of a convolution, in this order: with batch norm, and without.
+# The tensors of a convolution in darknet's order, with batch norm and without.
 WITH_NORM = ("norm.bias", "norm.weight", "norm.running_mean", "norm.running_var", "weight")
 WITHOUT_NORM = ("bias", "weight")
-# Batch norm's count of its batches, which darknet does not have.
+# Batch norm's number of batches, which darknet lacks.
 COUNTER = ".num_batches_tracked"
 
 
 def convert_darknet(values: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert the values of a darknet file to tensors under our key names.
 
-    Both kinds of file are known by their number of values: DarkNet-53 alone, as
-    ``darknet53.conv.74``, and the whole detector, as ``yolov3.weights``. The network's input is RGB
+    The number of values tells a file of DarkNet-53 alone, as ``darknet53.conv.74``, from one of the
+    whole detector, as ``yolov3.weights``. The network's input is RGB
     / 255 (``PIXEL_MEAN`` 0, ``PIXEL_STD`` 255). Batch norm divides by sqrt(variance + 1e-5), as
     darknet does on a GPU; on a CPU it divides by sqrt(variance) + 1e-6.
 
     Args:
-        values: all of the file; see :func:`read_values`.
-        state: the state dict of the detector of ``coco/yolov3_d53_original.yaml``; only
-            names and shapes matter, so it may be on the meta device.
+        values: see :func:`read_values`.
+        state: of the detector of ``coco/yolov3_d53_original.yaml``; only its names and shapes are
+            used, so that it may be on the meta device.
 
     Returns:
-        All tensors of ``state`` or all of its bottom-up, which use every value of the file.
+        All tensors of ``state``, or all of its bottom-up; every value is used.
 
     Raises:
         ValueError: the values are not those of such a network, or ``state`` is of another
@@ -97,12 +97,12 @@ def read_values(path: str | Path) -> Tensor:
     """Read all values of a darknet file, without its header.
 
     Raises:
-        ValueError: there is no file, its header is none of darknet's, or its last value is cut off.
+        ValueError: there is no file, it has another header, or its last value is cut off.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file.")
     data = Path(path).read_bytes()
-    # Version numbers, then how many images the network was trained on: 64 bits from 0.2 on.
+    # Version numbers, then the number of training images: 64 bits from 0.2 on.
     major, minor = struct.unpack_from("<ii", data) if len(data) >= 8 else (-1, -1)
     if not (0 <= major < 1000 and 0 <= minor < 1000):
         raise ValueError(

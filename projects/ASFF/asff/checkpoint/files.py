@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from pathlib import Path
@@ -12,30 +13,39 @@ import torch
 WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "weights")
 
 
+def load_file(path: str | os.PathLike, **options) -> object:
+    """Call ``torch.load`` without running code from the file.
+
+    Args:
+        options: of ``torch.load``.
+
+    Raises:
+        ValueError: the file is missing, damaged or needs code to be run.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: there is no such file.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, **options)
+    except Exception as error:  # a damaged file raises nearly anything
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and wanted:
+            raise ValueError(
+                f"{path} needs {wanted[1]}. Loading more than tensors, numbers and strings is "
+                "refused, because it could run code. If you trust the file, save its tensors alone."
+            ) from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{path} is damaged, or not a file of torch's ({reason}).") from error
+
+
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a model, as float32 where they are floats.
 
-    Wrappers with an optimizer beside the model, and the prefix ``module.`` of DataParallel, are
-    taken off.
+    Dicts around the state dict, and the prefix ``module.`` of DataParallel, are removed.
 
     Raises:
-        ValueError: the file is missing, damaged, needs code to be run, or has no tensors by name.
+        ValueError: see :func:`load_file`; or the file has no tensors by name.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: there is no such file.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted is None:
-            raise ValueError(f"{path} is damaged, or none of torch's files.") from error
-        raise ValueError(
-            f"{path} needs {wanted[1]}. To load more than tensors, numbers and texts is refused, "
-            "for it could run code. Save its tensors alone, where you trust it."
-        ) from error
-    except Exception as error:  # a damaged file raises nearly anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{path} is damaged, or none of torch's files ({reason}).") from error
+    content = load_file(path)
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, so that it can be used without its config."""
+"""Metadata of a checkpoint, so that it can be used without its config."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import os
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from .files import load_file
+
 
 def model_metadata(cfg: CfgNode) -> dict:
-    """Config, class names and version of a detector.
-
-    Returns:
-        ``config``, YAML; ``class_names``, a list, empty where the datasets do not tell; and
-        ``asff_version``.
-    """
+    """Return ``config`` (YAML), ``class_names`` (empty if not known) and ``asff_version``."""
     names = []
     for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         names = names or list(MetadataCatalog.get(dataset).get("thing_classes", []))
@@ -25,26 +21,16 @@ def model_metadata(cfg: CfgNode) -> dict:
 
 
 def read_metadata(path: str | os.PathLike) -> tuple[str, list[str]]:
-    """The config and class names that :func:`model_metadata` put into a checkpoint.
+    """Read the config (YAML) and class names of :func:`model_metadata`, without the tensors.
 
-    Its tensors are not read.
-
-    Returns:
-        The config as YAML and the names; empty where the file does not tell, as older ones and
-        those of other programs.
+    Both are empty if the file lacks them, as those of other programs.
 
     Raises:
         ValueError: there is no such file, or it is damaged.
     """
-    if not os.path.isfile(path):
-        raise ValueError(f"The checkpoint '{path}' cannot be read: there is no such file.")
-    content = {}
-    if zipfile.is_zipfile(path):  # as torch writes
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # a damaged file raises nearly anything
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ValueError(f"The checkpoint '{path}' cannot be read: {reason}") from error
+    if os.path.isfile(path) and not zipfile.is_zipfile(path):
+        return "", []  # not written by today's torch
+    content = load_file(path, mmap=True)
     if not isinstance(content, dict):
         return "", []
     config, names = content.get("config"), content.get("class_names")
@@ -52,7 +38,8 @@ def read_metadata(path: str | os.PathLike) -> tuple[str, list[str]]:
 
 
 def package_version() -> str:
+    """Return the version of the installed package, or "unknown"."""
     try:
         return version("asff")
-    except PackageNotFoundError:  # run from a checkout
+    except PackageNotFoundError:  # not installed
         return "unknown"

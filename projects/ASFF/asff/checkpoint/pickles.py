@@ -1,4 +1,4 @@
-"""Pickled numpy arrays, read without running code that a file brings."""
+"""Reading of pickled numpy arrays without running code from the file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 
 class UnsafePickle(ValueError):
-    """A pickle asks for what could run code."""
+    """A pickle needs an object that could run code."""
 
 
 class NumberType:
-    """In place of ``numpy.dtype``, whose whole state a file must not set.
+    """Replacement of ``numpy.dtype`` that takes nothing but the byte order from its pickled state.
 
-    With flags of its choice it would make numpy take bytes of the file for pointers to objects.
+    Flags set by a file could make numpy take bytes of the file for pointers to objects.
 
     Args:
         name: as ``f4``.
-        align, copy: mean nothing to numbers.
+        align, copy: without meaning for numbers.
     """
 
     def __init__(self, name: str, align: bool = False, copy: bool = False):
@@ -34,20 +34,20 @@ class NumberType:
 
 
 class PickledArray(np.ndarray):
-    """An array whose type is a :class:`NumberType` in its pickled state."""
+    """Array whose dtype is a :class:`NumberType` in its pickled state."""
 
     def __setstate__(self, state: tuple) -> None:
         version, shape, number_type, *layout = state
         super().__setstate__((version, shape, number_type.dtype, *layout))
 
 
-# numpy's own, by way of its public face: the modules they are in are private and were renamed.
+# numpy's functions, whose modules are private and were renamed.
 numpy_scalar = np.float64().__reduce__()[0]
 numpy_from_buffer = np.zeros(1).__reduce_ex__(5)[0]
 
 
 def reconstruct(kind: None, shape: tuple, typecode: str | bytes) -> PickledArray:
-    """An array that gets all else by its state."""
+    """Return an empty array, whose content follows as its pickled state."""
     return PickledArray(0)
 
 
@@ -59,11 +59,11 @@ def from_buffer(buffer: bytes, number_type: NumberType, *layout: object) -> np.n
     return numpy_from_buffer(buffer, number_type.dtype, *layout)
 
 
-def encode(text: str, encoding: str) -> bytes:
-    """Bytes as Python 3 writes them for Python 2; every codec would be too much."""
+def encode(string: str, encoding: str) -> bytes:
+    """Decode bytes that Python 3 wrote for Python 2, which are encoded as latin1."""
     if encoding != "latin1":
         raise ValueError(f"bytes encoded by {encoding}")
-    return text.encode(encoding)
+    return string.encode(encoding)
 
 
 ALLOWED = {
@@ -80,10 +80,10 @@ for core in ("numpy.core", "numpy._core"):  # before NumPy 2, and since
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Makes numbers, texts, arrays and scalars of numpy, and plain containers of them.
+    """Unpickler of numbers, strings, numpy's arrays and scalars, and plain containers of them.
 
     Args:
-        file: as Python 3 or 2 wrote it, whose texts are taken for latin1, as Detectron2 does.
+        file: written by Python 3 or 2, whose strings are read as latin1, as by Detectron2.
     """
 
     def __init__(self, file: BinaryIO):
@@ -94,7 +94,7 @@ class RestrictedUnpickler(pickle.Unpickler):
         wanted = f"{module}.{name}"
         if wanted not in ALLOWED:
             raise UnsafePickle(
-                f"'{self.path}' asks for {wanted}, which is refused: it could run code. A .pkl "
+                f"'{self.path}' needs {wanted}, which is refused: it could run code. A .pkl "
                 "file may hold numpy arrays in plain containers and nothing else."
             )
         return ALLOWED[wanted]
@@ -104,7 +104,7 @@ def read_pickle(path: str | Path) -> object:
     """Read a pickle of numpy arrays in plain containers.
 
     Raises:
-        UnsafePickle: it asks for anything else, by whose name; nothing of that is run.
+        UnsafePickle: it needs another object, which is named and not created.
         Exception: nearly any other, where the file is damaged.
     """
     with open(path, "rb") as file:

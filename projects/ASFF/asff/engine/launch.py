@@ -22,12 +22,12 @@ from ..data import register_custom_datasets
 
 
 def under_torchrun() -> bool:
-    """Whether torchrun (or a compatible launcher) started this process."""
+    """Check whether torchrun (or a compatible launcher) started this process."""
     return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def num_processes(args: argparse.Namespace) -> int:
-    """The number of processes of the whole job."""
+    """Return the number of processes of the whole job."""
     if under_torchrun():
         return int(os.environ["WORLD_SIZE"])
     return max(args.num_gpus, 1) * args.num_machines
@@ -35,17 +35,13 @@ def num_processes(args: argparse.Namespace) -> int:
 
 @contextmanager
 def user_errors(kind: type[ValueError] = ValueError) -> Iterator[None]:
-    """End this process with the message alone, and exit code 2, at an error of the user.
-
-    Args:
-        kind: of the errors that are taken for such.
-    """
+    """End this process with exit code 2 and no traceback at an error of this kind."""
     try:
         yield
     except kind as error:
         if comm.get_rank() or int(os.environ.get("RANK", 0)):
-            # Rank 0 prints the same message, and its exit ends this process. Should this rank alone
-            # have failed, it prints after a while.
+            # Rank 0 prints the same message, and its exit ends this process, unless this rank alone
+            # has failed.
             time.sleep(10)
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -54,9 +50,9 @@ def user_errors(kind: type[ValueError] = ValueError) -> Iterator[None]:
 def launch(main: Callable, cfg: CfgNode, args: argparse.Namespace):
     """Call ``main(cfg, args)`` in every process of the job."""
     if under_torchrun():
-        return join(main, cfg, args)
+        return _join(main, cfg, args)
     if torch.device(cfg.MODEL.DEVICE).type == "cpu" and num_processes(args) > 1:
-        # Processes choose NCCL where they see a GPU.
+        # Detectron2 chooses NCCL where a GPU is visible.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
         return spawn(
@@ -70,10 +66,10 @@ def launch(main: Callable, cfg: CfgNode, args: argparse.Namespace):
     except ProcessExitedException as error:
         if error.signal_name is not None:
             raise
-        sys.exit(error.exit_code)  # it has said why
+        sys.exit(error.exit_code)  # the process has printed why
 
 
-def join(main: Callable, cfg: CfgNode, args: argparse.Namespace):
+def _join(main: Callable, cfg: CfgNode, args: argparse.Namespace):
     """Join the process group that the launcher's environment variables describe."""
     on_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
@@ -90,7 +86,7 @@ def join(main: Callable, cfg: CfgNode, args: argparse.Namespace):
 
 def worker(main: Callable, cfg: CfgNode, args: argparse.Namespace, local_size: int):
     """Run ``main`` in this process, with its datasets and its share of the machine's cores."""
-    register_custom_datasets(cfg)  # a spawned process has none of those that setup() registered
+    register_custom_datasets(cfg)  # a spawned process lacks those that setup() registered
     if local_size > 1 and torch.device(cfg.MODEL.DEVICE).type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(max(cores // local_size, 1))

@@ -1,4 +1,4 @@
-"""Loggers of a training: everything goes to log.txt, and what a user follows to the screen."""
+"""Loggers of a training: all messages go to log.txt, a selection to the screen."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import sys
 
 from detectron2.utils.logger import setup_logger
 
-# Beside warnings and the messages of this project, the screen shows of these loggers the messages
-# that begin so.
+# The screen shows warnings, the messages of this project, and those of these loggers that begin so.
 SHOWN = {
     "detectron2.utils.events": "",  # progress lines
     "detectron2.evaluation.evaluator": "Inference done",
@@ -33,12 +32,12 @@ def setup_logs(output_dir: str, rank: int) -> None:
     for name in ("fvcore", "detectron2", "asff"):
         for handler in logging.getLogger(name).handlers:
             if getattr(handler, "stream", None) is sys.stdout:
-                handler.addFilter(is_shown)
+                handler.addFilter(_is_shown)
     # Warns of CUDA's tools on a machine without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
-def is_shown(record: logging.LogRecord) -> bool:
+def _is_shown(record: logging.LogRecord) -> bool:
     """Check whether a message goes to the screen."""
     if record.levelno < logging.INFO:
         return False

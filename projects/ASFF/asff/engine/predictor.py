@@ -1,4 +1,4 @@
-"""Detections on images of one's own, equal to those of an evaluation."""
+"""Detection in single images, equal to an evaluation."""
 
 from __future__ import annotations
 
@@ -15,17 +15,12 @@ from ..checkpoint import Checkpointer, Mismatch, read_metadata
 from ..config_files import load_config, merge_options, parse_config
 from ..data import build_pixel_mapper, build_reader, check_input
 from ..data.datasets import class_count, known_classes, set_num_classes, shorten
-from .setup import (
-    check_model,
-    resolve_device,
-    resolve_sync_norm,
-    setup_datasets,
-)
+from .setup import check_model, resolve_device, resolve_sync_norm, setup_datasets
 from .trainer import Trainer
 
 
 class Predictor:
-    """Detects objects in files or arrays as ``train_net.py --eval-only`` does in a dataset.
+    """Detector of objects in files or arrays, as ``asff train --eval-only`` in a dataset.
 
     ::
 
@@ -36,12 +31,12 @@ class Predictor:
     Args:
         config: a YAML file; a config with our keys; or None, for the one inside the checkpoint.
         weights: a checkpoint file.
-        batch_size: images that enter the network at once, where they have the same shape there.
-        opts: KEY, VALUE, KEY, VALUE, ... over the config.
+        batch_size: largest number of images, all of one shape, that enter the network at once.
+        opts: KEY, VALUE, KEY, VALUE, ... that override the config.
 
     Attributes:
         cfg: the resolved config.
-        class_names: what ``pred_classes`` count; just numbers where nothing names them.
+        class_names: by the index in ``pred_classes``; its number where nothing names a class.
         model: the detector, in evaluation mode.
 
     Raises:
@@ -74,12 +69,12 @@ class Predictor:
             images: paths, or pixels (H, W, 3), uint8, RGB (Detectron2's predictor takes BGR).
 
         Returns:
-            ``pred_boxes`` in the pixels of the image (upright, where EXIF turns a file),
+            ``pred_boxes`` in the pixels of the image (upright, where EXIF rotates a file),
             ``scores`` and ``pred_classes``, best first, on the CPU; for a sequence, a list.
 
         Raises:
             UnreadableImage: naming the file and the reason.
-            ValueError: an array is no image.
+            ValueError: an array is not an image.
         """
         if isinstance(images, (str, os.PathLike, np.ndarray)):
             return self([images])[0]
@@ -87,13 +82,13 @@ class Predictor:
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size]
             inputs = [self.map_pixels(self.read(image)) for image in batch]
-            # Padded to the shape of another one, an image would have other detections.
+            # Padding an image to the shape of another would change its detections.
             for _, group in groupby(inputs, key=lambda x: x["image"].shape):
                 detections += self.detect(list(group))
         return detections
 
     def read(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
-        """The pixels of a file, or those given, checked: (H, W, 3), uint8, RGB."""
+        """Read a file, or check an array: (H, W, 3), uint8, RGB."""
         if not isinstance(image, np.ndarray):
             return self.read_file(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
@@ -105,12 +100,12 @@ class Predictor:
 
     @torch.no_grad()
     def detect(self, inputs: list[dict]) -> list[Instances]:
-        """Detections of one batch, of what ``map_pixels`` made of images."""
+        """Detect the objects of one batch of inputs made by ``map_pixels``."""
         return [output["instances"].to("cpu") for output in self.model(inputs)]
 
 
 class CompleteCheckpointer(Checkpointer):
-    """Refuses, too, weights that would leave a part of the model as it was initialised."""
+    """Checkpointer that refuses weights that leave a part of the model as initialised."""
 
     def _load_model(self, checkpoint: dict):
         incompatible = super()._load_model(checkpoint)
@@ -126,7 +121,7 @@ class CompleteCheckpointer(Checkpointer):
 def resolve_detector(
     config: str | os.PathLike | CfgNode | None, weights: str | os.PathLike, opts: Sequence
 ) -> tuple[CfgNode, list[str]]:
-    """A detector's config, checked, for this machine; and the names of its classes.
+    """Return a detector's config, checked and resolved for this machine, and its class names.
 
     Raises:
         ValueError: naming the key or file, its value, and the fix.
@@ -148,31 +143,39 @@ def resolve_detector(
         cfg = load_config(os.fspath(config), opts)
     check_model(cfg)
     check_input(cfg)
-    # The checkpoint's own config has its own names; the data of its training may not be here.
+    # The names in the checkpoint are those of its own config, whose datasets may be absent.
     if config is not None or not names:
-        names = agree_on_names(cfg, config, weights, names)
-    names = follow_names(cfg, names, weights)
+        names = _agree_on_names(cfg, config, weights, names)
+    count = class_count(cfg)
+    if names:
+        set_num_classes(cfg, names, f"{weights} was trained on")
+    elif count is None:
+        raise ValueError(
+            f"Neither {weights} nor the config tells the classes. Name a dataset that has them "
+            "in DATASETS.TEST."
+        )
+    else:
+        names = [str(i) for i in range(count[1])]
     resolve_device(cfg, num_gpus=1)
     resolve_sync_norm(cfg, world_size=1)
     cfg.freeze()
     return cfg, names
 
 
-def agree_on_names(
+def _agree_on_names(
     cfg: CfgNode,
     config: str | os.PathLike | CfgNode | None,
     weights: str | os.PathLike,
     names: list[str],
 ) -> list[str]:
-    """The class names that checkpoint and datasets agree on; empty where neither has any.
+    """Return the class names that checkpoint and datasets agree on; empty where neither has any.
 
     Args:
-        config: where ``cfg`` comes from.
-        weights: the checkpoint.
-        names: that are in it, if any.
+        config: the argument that ``cfg`` was read from.
+        names: those of the checkpoint, if any.
 
     Raises:
-        ValueError: they have different ones; or only a dataset could tell, and it is not there.
+        ValueError: the names differ; or the checkpoint has none, and a dataset is not there.
     """
     datasets = [*(cfg.DATASETS.TRAIN or ()), *(cfg.DATASETS.TEST or ())]
     file = os.fspath(config) if isinstance(config, (str, os.PathLike)) else ""
@@ -189,27 +192,4 @@ def agree_on_names(
                 f"'{dataset}' has {shorten(classes)}. Use the config it was trained with."
             )
         names = classes
-    return names
-
-
-def follow_names(cfg: CfgNode, names: list[str], weights: str | os.PathLike) -> list[str]:
-    """Set the model's class count, where it is the default, to the number of names.
-
-    Returns:
-        The names; just numbers where there are none.
-
-    Raises:
-        ValueError: the count is another one, or there is neither.
-    """
-    model = class_count(cfg)
-    if model is None:
-        if not names:
-            raise ValueError(
-                f"Neither {weights} nor the config tells the classes. Name a dataset that has them "
-                "in DATASETS.TEST."
-            )
-        return names
-    if not names:
-        return [str(i) for i in range(model[1])]
-    set_num_classes(cfg, names, f"{weights} was trained on")
     return names

@@ -1,4 +1,4 @@
-"""The log's line of progress: Detectron2's, and what tells whether a machine is used well."""
+"""Progress lines of a training, with throughput and memory."""
 
 from __future__ import annotations
 
@@ -12,63 +12,62 @@ MIB = 2**20
 
 
 class ProgressPrinter(CommonMetricPrinter):
-    """Ends Detectron2's line with pace, memory and image size.
+    """Detectron2's progress line with throughput, memory and image size at its end.
 
-    What it measures it also puts into the event storage, for the writers that come after it
-    (metrics.json, TensorBoard): ``images_per_second`` of all processes together and
-    ``data_time_share``, the share of the time that the slowest process waits for images, both over
-    the last 20 steps without what is between them, as evaluation; and ``max_memory_mib``.
+    The writers that follow (metrics.json, TensorBoard) find the same numbers in the event storage:
+    ``images_per_second`` of all processes together and ``data_time_share``, the share of the time
+    that the slowest process waits for images, both over the last 20 steps without the time between
+    them, as of an evaluation; and ``max_memory_mib``.
 
     Args:
         max_iter: of the training.
         batch_size: of all processes together.
-        device: that this process trains on.
+        device: of this process.
     """
 
     def __init__(self, max_iter: int, *, batch_size: int, device: torch.device):
         super().__init__(max_iter)
         self.batch_size, self.device = batch_size, device
-        self.logger = Continued(self.logger)
+        self.logger = _SuffixLogger(self.logger)
 
     def write(self) -> None:
         storage = get_event_storage()
         latest = storage.latest()
         if storage.iter < self._max_iter and "image_size" in latest:  # a step has been taken
-            numbers = measure_pace(storage, self.batch_size, self._window_size)
+            numbers = measure_throughput(storage, self.batch_size, self._window_size)
             numbers["max_memory_mib"] = max_memory(self.device) / MIB
             storage.put_scalars(**numbers, smoothing_hint=False)
-            self.logger.end = self.describe({**numbers, "image_size": latest["image_size"][0]})
+            self.logger.suffix = self._describe({**numbers, "image_size": latest["image_size"][0]})
         super().write()
 
-    def describe(self, numbers: dict[str, float]) -> str:
-        """The end of the line."""
+    def _describe(self, numbers: dict[str, float]) -> str:
         parts = []
         if "images_per_second" in numbers:
             parts.append(f"images/s: {numbers['images_per_second']:.4g}")
             parts.append(f"data_share: {numbers['data_time_share']:.0%}")
-        if self.device.type != "cuda":  # else it is Detectron2's max_mem
+        if self.device.type != "cuda":  # there Detectron2's line has max_mem
             parts.append(f"max_rss: {numbers['max_memory_mib']:.0f}M")
         return "  ".join([*parts, f"image_size: {numbers['image_size']:.0f}"])
 
 
-class Continued(logging.LoggerAdapter):
-    """A logger that lets every message end with ``end``."""
+class _SuffixLogger(logging.LoggerAdapter):
+    """Logger that appends ``suffix`` to every message."""
 
-    end = ""
+    suffix = ""
 
     def process(self, msg: str, kwargs: dict) -> tuple[str, dict]:
-        return f"{msg.rstrip()}  {self.end}".rstrip(), kwargs
+        return f"{msg.rstrip()}  {self.suffix}".rstrip(), kwargs
 
 
-def measure_pace(storage: EventStorage, batch_size: int, window: int) -> dict[str, float]:
-    """``images_per_second`` and ``data_time_share`` of the last steps; empty before any was timed.
+def measure_throughput(storage: EventStorage, batch_size: int, window: int) -> dict[str, float]:
+    """Compute ``images_per_second`` and ``data_time_share`` of the last ``window`` steps.
 
-    Means, for a loader that is late now and then has a small median.
+    They are means, because the median hides a loader that is late now and then; empty before a step
+    was timed.
 
     Args:
         storage: with ``time`` and ``data_time``, in seconds.
         batch_size: images of a step.
-        window: the number of steps.
     """
     if "time" not in storage.histories():  # Detectron2 does not time the first ones
         return {}
@@ -82,10 +81,10 @@ def measure_pace(storage: EventStorage, batch_size: int, window: int) -> dict[st
 
 
 def max_memory(device: torch.device) -> float:
-    """The most bytes that this process has had so far.
+    """Return this process's peak memory in bytes.
 
-    On CUDA: of tensors on the device. Else: resident in the machine's memory, Python and libraries
-    included; processes that read images are not counted.
+    On CUDA that of tensors on the device, else the resident memory, Python and libraries included.
+    Data workers are not counted.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()

@@ -1,4 +1,4 @@
-"""From the command line to a config that can be trusted: what a user can get wrong is said here."""
+"""Reading, resolution and checks of the config of a command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
 
 from ..config import choose
-from ..config_files import find_config_file, load_config
+from ..config_files import find_config_file, flatten, load_config
 from ..data import (
     check_annotations,
     check_datasets,
@@ -30,7 +30,7 @@ from .launch import num_processes
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's command line."""
+    """Return the parser of Detectron2's command line."""
     parser = default_argument_parser()
     for action in parser._actions:
         if action.dest == "num_gpus":
@@ -49,22 +49,20 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     if cfg.DATASETS.TEST is None:  # an empty value in YAML
         cfg.DATASETS.TEST = ()
-    names = [*cfg.DATASETS.TEST]
-    if not args.eval_only:
-        names = [*(cfg.DATASETS.TRAIN or ()), *names]
-    setup_datasets(cfg, args.config_file, names)
+    train = () if args.eval_only else cfg.DATASETS.TRAIN or ()
+    setup_datasets(cfg, args.config_file, [*train, *cfg.DATASETS.TEST])
     resolve_device(cfg, args.num_gpus)
     resolve_sync_norm(cfg, num_processes(args))
-    check_config(cfg, num_processes(args), eval_only=args.eval_only, resume=args.resume)
+    _check_config(cfg, num_processes(args), eval_only=args.eval_only, resume=args.resume)
     cfg.freeze()
     return cfg
 
 
 def setup_datasets(cfg: CfgNode, config_file: str, names: Sequence[str]) -> None:
-    """Make the datasets of DATASETS.CUSTOM known; the model's class count follows the data.
+    """Register the datasets of DATASETS.CUSTOM; set the model's class count to that of the data.
 
     Args:
-        config_file: where ``cfg`` comes from; its relative paths start there.
+        config_file: the file of ``cfg``, to whose folder its paths are relative.
         names: of the datasets that will be used.
 
     Raises:
@@ -77,7 +75,7 @@ def setup_datasets(cfg: CfgNode, config_file: str, names: Sequence[str]) -> None
 
 
 def resolve_device(cfg: CfgNode, num_gpus: int) -> None:
-    """Use the CPU where there is no GPU or none is wanted, and say so."""
+    """Use the CPU, and log it, where there is no GPU or none is wanted."""
     if torch.device(cfg.MODEL.DEVICE).type != "cuda":
         return
     if num_gpus == 0 or not torch.cuda.is_available():
@@ -91,51 +89,36 @@ def resolve_device(cfg: CfgNode, num_gpus: int) -> None:
 
 
 def resolve_sync_norm(cfg: CfgNode, world_size: int) -> None:
-    """Replace "SyncBN", which needs several CUDA processes, by what computes the same here."""
+    """Replace "SyncBN", which needs several CUDA processes, by its equal on this machine."""
     if world_size > 1 and torch.device(cfg.MODEL.DEVICE).type == "cuda":
         return
     norm = "BN" if world_size == 1 else "naiveSyncBN"
-    replaced = replace_values(cfg, "NORM", "SyncBN", norm)
+    replaced = [key for key, value in flatten(cfg) if key.endswith(".NORM") and value == "SyncBN"]
     if replaced:
+        cfg.merge_from_list([x for key in replaced for x in (key, norm)])
         logging.getLogger("asff").info(
             f"{', '.join(replaced)}: {norm} instead of SyncBN "
             f"({world_size} process{'es' if world_size > 1 else ''} on {cfg.MODEL.DEVICE})."
         )
 
 
-def replace_values(cfg: CfgNode, name: str, old: str, new: str, prefix: str = "") -> list[str]:
-    """Set every key called ``name`` from ``old`` to ``new``; return their full names."""
-    replaced = []
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            replaced += replace_values(value, name, old, new, f"{prefix}{key}.")
-        elif key == name and value == old:
-            cfg[key] = new
-            replaced.append(prefix + key)
-    return replaced
-
-
-def check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool) -> None:
-    """Refuse what would fail later.
-
-    Raises:
-        ValueError: naming the key, its value, and the fix.
-    """
+def _check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: bool) -> None:
+    """Raise a ValueError that names the key, its value and the fix, for what would fail later."""
     check_model(cfg)
     check_input(cfg)
-    check_weights(cfg, eval_only=eval_only, resume=resume)
+    _check_weights(cfg, eval_only=eval_only, resume=resume)
     datasets = {"DATASETS.TEST": cfg.DATASETS.TEST}
     if cfg.TEST.VIS_IMAGES < 0:
         raise ValueError(f"TEST.VIS_IMAGES is {cfg.TEST.VIS_IMAGES}, but must be 0 (none) or more.")
     if not eval_only:
-        check_solver(cfg, world_size)
+        if not cfg.DATASETS.TRAIN:
+            raise ValueError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
+        _check_solver(cfg, world_size)
         datasets["DATASETS.TRAIN"] = cfg.DATASETS.TRAIN
     for key, names in datasets.items():
-        if key == "DATASETS.TRAIN" and not names:
-            raise ValueError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
         check_datasets(names, key)
         check_num_classes(cfg, names)
-        if int(os.getenv("RANK", "0")) == 0:  # of torchrun; else there is one process as yet
+        if int(os.getenv("RANK", "0")) == 0:  # torchrun's; without it there is one process so far
             check_annotations(names, key)
 
 
@@ -145,7 +128,7 @@ def check_model(cfg: CfgNode) -> None:
     choose(dict(BACKBONE_REGISTRY), cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
 
 
-def check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:
+def _check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:
     """Raise a ValueError where weights are named but missing, or needed but not named."""
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not Path(weights).is_file():
@@ -164,8 +147,8 @@ def check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:
         )
 
 
-def check_solver(cfg: CfgNode, world_size: int) -> None:
-    """Raise a ValueError where batch, learning rate or number format cannot work."""
+def _check_solver(cfg: CfgNode, world_size: int) -> None:
+    """Raise a ValueError where batch size, learning rate or dtype cannot work."""
     # Where REFERENCE_WORLD_SIZE is set, the trainer scales the batch to the processes.
     batch, processes = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size
     if batch < 1 or batch % processes:

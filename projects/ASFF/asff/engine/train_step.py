@@ -1,4 +1,4 @@
-"""One training step: autocast on any device, clipping of the whole gradient, no broken update."""
+"""One training step: autocast on any device, clipping of the gradient, no non-finite update."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ class TrainStep(SimpleTrainer):
 
     Args:
         model, data_loader, optimizer: as in :class:`SimpleTrainer`.
-        max_grad_norm: limit of the norm of the whole gradient; 0 switches clipping off.
-        amp_dtype: number format of autocast; None switches it off. Only float16 needs, and gets, a
-            loss scaler.
+        max_grad_norm: limit of the global gradient norm; 0 switches clipping off.
+        amp_dtype: dtype of autocast; None switches it off. float16 needs, and gets, a loss scaler.
         seed: with iteration and rank it determines what random layers draw, so that a resumed run
             repeats it.
     """
@@ -47,8 +46,8 @@ class TrainStep(SimpleTrainer):
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
-        report_size(data)
-        seed_layers(self.seed, self.iter, comm.get_rank())
+        _report_size(data)
+        _seed_layers(self.seed, self.iter, comm.get_rank())
 
         with torch.autocast(
             self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
@@ -58,25 +57,21 @@ class TrainStep(SimpleTrainer):
         self.scaler.scale(sum(loss_dict.values())).backward()
         self.after_backward()
         self.scaler.unscale_(self.optimizer)
-        norm = self.clip_gradient()
-        self.check_finite(loss_dict, norm, data)
+        limit = self.max_grad_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)  # before clipping
+        self._check_finite(loss_dict, norm, data)
         self._write_metrics(loss_dict, data_time)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def clip_gradient(self) -> Tensor:
-        """Clip and return the norm that the gradient had before."""
-        limit = self.max_grad_norm or float("inf")
-        return nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-
-    def check_finite(self, loss_dict: dict[str, Tensor], norm: Tensor, data: list[dict]) -> None:
+    def _check_finite(self, loss_dict: dict[str, Tensor], norm: Tensor, data: list[dict]) -> None:
         """Stop every process before a non-finite loss or gradient reaches the weights.
 
         Raises:
             FloatingPointError: with the loss terms and file names of every process concerned.
         """
         values = torch.stack([*loss_dict.values(), norm]).detach()
-        # float16 gradients overflow now and then: the scaler skips such steps by itself.
+        # float16 gradients overflow now and then; the scaler skips such steps.
         checked = values[:-1] if self.scaler.is_enabled() else values
         num_bad = (~checked.isfinite()).sum()
         if comm.get_world_size() > 1:
@@ -107,18 +102,18 @@ class TrainStep(SimpleTrainer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
-        # Empty where the run so far had no scaler.
+        # Empty if the run had no scaler before.
         if state_dict.get("grad_scaler"):
             self.scaler.load_state_dict(state_dict["grad_scaler"])
 
 
-def report_size(data: list[dict]) -> None:
+def _report_size(data: list[dict]) -> None:
     """Put ``image_size``, the longest side in this process's batch, in pixels, into the storage."""
     size = max((side for x in data for side in x["image"].shape[-2:]), default=0)
     get_event_storage().put_scalar("image_size", size, smoothing_hint=False)
 
 
-def seed_layers(seed: int, iteration: int, rank: int) -> None:
-    """Seed torch's generators, on every device, as a function of these three."""
+def _seed_layers(seed: int, iteration: int, rank: int) -> None:
+    """Seed torch's generators, on every device, by the three arguments."""
     (state,) = np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(state))

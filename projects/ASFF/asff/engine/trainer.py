@@ -1,4 +1,4 @@
-"""The trainer: Detectron2's DefaultTrainer, right on CPUs as on GPUs."""
+"""Detectron2's DefaultTrainer, for CPUs as well as GPUs."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ class Trainer(DefaultTrainer):
             evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
             hooks.insert(evaluation + 1, VisualizationHook(self.cfg))
         drop_block = ScheduleDropBlock(self.cfg.MODEL.YOLOV3.DROP_BLOCK.SCHEDULE)
-        return [*hooks, drop_block, ReportClipping(), ReportData()]
+        return [*hooks, drop_block, LogSummary()]
 
     def build_writers(self) -> list[EventWriter]:
-        # Its first writer is the printer; the others write what that one measures.
+        # The printer, which is the first writer, measures scalars that the others write.
         _, *files = super().build_writers()
         printer = ProgressPrinter(
             self.max_iter,
@@ -84,9 +84,9 @@ class Trainer(DefaultTrainer):
         return [printer, *files]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from the last checkpoint of OUTPUT_DIR, or begin with MODEL.WEIGHTS.
+        """Resume from the last checkpoint of OUTPUT_DIR, or start from MODEL.WEIGHTS.
 
-        A resumed run repeats what it would have done without the stop: the seed is its own.
+        A resumed run keeps its seed, and so repeats what it would have done without the stop.
         """
         super().resume_or_load(resume)
         starts = set(comm.all_gather((self.start_iter, self.seed)))
@@ -97,10 +97,10 @@ class Trainer(DefaultTrainer):
             )
         self._trainer.seed = self.seed
         self.train_loader.resume(self.start_iter, self.seed)
-        logging.getLogger("asff").info(self.describe_start(resume))
+        logging.getLogger("asff").info(self._describe_start(resume))
 
-    def describe_start(self, resume: bool) -> str:
-        """Where this run begins, and why there."""
+    def _describe_start(self, resume: bool) -> str:
+        """Return at which iteration this run starts, and why."""
         last = self.checkpointer.get_checkpoint_file() if self.checkpointer.has_checkpoint() else ""
         if resume and last:
             seed = f"seed {self.seed}"
@@ -118,7 +118,7 @@ class Trainer(DefaultTrainer):
         return f"Starting fresh because {reason} (seed {self.seed}){weights}."
 
     def run_step(self) -> None:
-        # Here, for Detectron2's loop logs the traceback of every exception that reaches it.
+        # Detectron2's loop would log the traceback of an exception.
         with user_errors(UnreadableImage):
             super().run_step()
 
@@ -132,14 +132,14 @@ class Trainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
-        # Absent where the run began before it was kept.
+        # Older checkpoints have no seed.
         self.seed = state_dict.get("seed", self.seed)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
         if torch.device(cfg.MODEL.DEVICE).type == "cpu" or cfg.SOLVER.AMP.ENABLED:
-            # A training step on the CPU takes 0.6 to 0.7 times as long; tensor cores want it too.
+            # A training step on the CPU takes 0.6 to 0.7 times as long; tensor cores gain, too.
             model = model.to(memory_format=torch.channels_last)
         return model
 
@@ -163,7 +163,7 @@ class Trainer(DefaultTrainer):
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        """As Detectron2's, by SOLVER.REFERENCE_WORLD_SIZE; our keys scale with its own."""
+        """Scale our keys with those that Detectron2 scales by SOLVER.REFERENCE_WORLD_SIZE."""
         scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
         if scaled is cfg:
             return cfg
@@ -181,7 +181,7 @@ class Trainer(DefaultTrainer):
 
 
 def resolve_warmup(cfg: CfgNode, num_images: int) -> CfgNode:
-    """Set SOLVER.WARMUP_ITERS to WARMUP_EPOCHS epochs of ``num_images``, never fewer than it is."""
+    """Raise SOLVER.WARMUP_ITERS to WARMUP_EPOCHS epochs of ``num_images``."""
     iters = math.ceil(cfg.SOLVER.WARMUP_EPOCHS * num_images / cfg.SOLVER.IMS_PER_BATCH)
     if iters <= cfg.SOLVER.WARMUP_ITERS:
         return cfg
@@ -197,7 +197,7 @@ def resolve_warmup(cfg: CfgNode, num_images: int) -> CfgNode:
 
 
 class ScheduleDropBlock(HookBase):
-    """Set the block sizes of DropBlock, if there is any, by the share of the training done."""
+    """Hook that sets the block sizes of DropBlock by the share of the training that is done."""
 
     def __init__(self, schedule: Sequence[Sequence[float]]):
         self.schedule = schedule
@@ -212,21 +212,18 @@ class ScheduleDropBlock(HookBase):
             layer.block_size = size
 
 
-class ReportData(HookBase):
-    """Log at the end what training left out: boxes by augmentation, images that were unreadable."""
+class LogSummary(HookBase):
+    """Hook that logs at the end how many steps were clipped, and which boxes and images dropped.
+
+    Where a large share of the steps was clipped, a lower learning rate is worth a try.
+    """
 
     def after_train(self) -> None:
-        for line in self.trainer.train_loader.stats.summary():
-            logging.getLogger("asff").info(line)
-
-
-class ReportClipping(HookBase):
-    """Log at the end how many steps were clipped: a large share asks for a lower learning rate."""
-
-    def after_train(self) -> None:
-        step = self.trainer._trainer
+        logger, step = logging.getLogger("asff"), self.trainer._trainer
         if step.max_grad_norm and step.steps:
-            logging.getLogger("asff").info(
+            logger.info(
                 f"The gradient norm was clipped at {step.max_grad_norm:g} in {step.clipped_steps} "
                 f"of {step.steps} steps ({step.clipped_steps / step.steps:.1%})."
             )
+        for line in self.trainer.train_loader.stats.summary():
+            logger.info(line)
