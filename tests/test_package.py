@@ -36,8 +36,12 @@ def run_python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
 
 
+TRAIN_NET = f"import runpy; runpy.run_path({str(ROOT / 'train_net.py')!r}, run_name='__main__')"
+
+
 @pytest.mark.parametrize("missing", ["detectron2", "cv2", "torch"])
-def test_import_without_a_requirement_says_make_setup(missing):
+@pytest.mark.parametrize("script", ["import asff", TRAIN_NET], ids=["asff", "train_net"])
+def test_import_without_a_requirement_says_make_setup(missing, script):
     """Blocked as if it were not installed."""
     code = f"""
 import importlib.machinery, sys
@@ -45,22 +49,12 @@ find = importlib.machinery.PathFinder.find_spec
 def find_other(name, *args):
     return None if name.split(".")[0] == {missing!r} else find(name, *args)
 importlib.machinery.PathFinder.find_spec = find_other
-import asff
+{script}
 """
     run = run_python(code)
     last = run.stderr.strip().splitlines()[-1]
     assert run.returncode == 1
     assert last.startswith("ImportError: ") and "make setup" in last and f"'{missing}'" in last
-
-
-def test_train_net_without_detectron2_says_make_setup():
-    code = f"""
-import runpy, sys
-sys.modules["detectron2"] = None  # Python's own way to block a module
-runpy.run_path({str(ROOT / "train_net.py")!r}, run_name="__main__")
-"""
-    run = run_python(code)
-    assert run.returncode == 1 and "make setup" in run.stderr.strip().splitlines()[-1]
 
 
 def test_import_is_light_and_registers():

@@ -38,7 +38,7 @@ from asff.engine import Trainer, argument_parser, setup
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = DATASETS["shapes"][1]
 NUM_TRAIN, NUM_VAL = 12, 7  # an odd number, so that two processes have unequal shares
-EMPTY, FLAT = 5, 8  # indices of training images: without boxes, and with a box without area too
+EMPTY, DEGENERATE = 5, 8  # indices of training images without boxes, and with a degenerate one
 
 CONFIG = f"""
 _BASE_: "{ROOT}/configs/Base-YOLOv3.yaml"
@@ -91,7 +91,7 @@ def write_dataset(root: Path) -> None:
                 category = int(rng.integers(len(CLASSES)))
                 pixels[y : y + side, x : x + side] = colors[category]
                 boxes.append((category, [x, y, side, side]))
-            if (split, i) == ("train", FLAT):
+            if (split, i) == ("train", DEGENERATE):
                 boxes.append((0, [10, 10, 0, 20]))
             name = f"{split}_{i}.png"
             cv2.imwrite(str(folder / "images" / name), pixels)
@@ -109,18 +109,18 @@ def write_dataset(root: Path) -> None:
                     }
                 )
         categories = [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)]
-        content = {"info": {}, "images": images, "annotations": annotations}
-        content["categories"] = categories
-        (folder / f"{split}.json").write_text(json.dumps(content))
+        coco_dict = {"info": {}, "images": images, "annotations": annotations}
+        coco_dict["categories"] = categories
+        (folder / f"{split}.json").write_text(json.dumps(coco_dict))
 
 
 def outline(x: int, y: int, width: int, height: int) -> list[int]:
-    """A box as COCO's polygon."""
+    """Return a box as COCO's polygon."""
     return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
 def register_datasets(root: str | Path) -> None:
-    """Let the names of the builtin datasets mean those below ``root``."""
+    """Register the builtin datasets again, below ``root``."""
     for dataset, (splits, _) in DATASETS.items():
         for split in splits:
             DatasetCatalog.remove(f"{dataset}_{split}")
@@ -130,7 +130,7 @@ def register_datasets(root: str | Path) -> None:
 
 @contextmanager
 def truncated(path: Path) -> Iterator[str]:
-    """A file that breaks off, for the length of a test; its path."""
+    """Cut the end off a file for the length of a test, and yield its path."""
     data = path.read_bytes()
     path.write_bytes(data[:-50])
     yield str(path)
@@ -139,13 +139,7 @@ def truncated(path: Path) -> Iterator[str]:
 
 @dataclass
 class Run:
-    """How a script ended, and what it printed.
-
-    Attributes:
-        script: its name.
-        code: its exit code.
-        output: stdout and stderr, one behind the other as they came.
-    """
+    """Exit code of a script, and what it printed to stdout and stderr."""
 
     script: str
     code: int
@@ -165,7 +159,7 @@ class Run:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """On a busy machine, threads that share a tiny operation wait for each other for ages."""
+    """Use one thread: threads that share tiny operations slow each other down."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -173,11 +167,7 @@ def one_thread() -> Iterator[None]:
 
 
 def run_script(script: str, *args: object) -> Run:
-    """``python SCRIPT ARGS`` in this process, which spares seconds of imports.
-
-    Args:
-        script: its path from the root.
-    """
+    """Run ``python SCRIPT ARGS`` in this process, which saves seconds of imports."""
     file = ROOT / script
 
     def run() -> None:
@@ -189,7 +179,7 @@ def run_script(script: str, *args: object) -> Run:
 
 
 def run_asff(verb: str, *args: object) -> Run:
-    """``asff VERB ARGS`` in this process."""
+    """Run ``asff VERB ARGS`` in this process."""
     return capture(f"asff {verb}", lambda: sys.exit(main([verb, *map(str, args)])))
 
 
@@ -215,12 +205,12 @@ def capture(name: str, run: Callable[[], None]) -> Run:
 
 
 def run_here(*options: object) -> Run:
-    """``python train_net.py OPTIONS`` in this process."""
+    """Run ``python train_net.py OPTIONS`` in this process."""
     return run_script("train_net.py", *options)
 
 
 def run_apart(*options: object, launcher: tuple = (), timeout: int = 240) -> Run:
-    """``python [LAUNCHER] train_net.py OPTIONS``; nothing of it outlives the timeout."""
+    """Run ``python [LAUNCHER] train_net.py OPTIONS``, and kill all its processes at the timeout."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, str(ROOT / "train_net.py"), *options]
     process = subprocess.Popen(
@@ -249,17 +239,17 @@ def reset_loggers() -> None:
 
 
 def metrics(folder: Path) -> list[dict]:
-    """What a training wrote to metrics.json, line by line."""
+    """Read metrics.json of a training, line by line."""
     return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
 
 
 def read_checkpoint(path: Path) -> dict:
-    """All of a checkpoint's contents; it may run no code."""
+    """Load a checkpoint without running code from it."""
     return torch.load(path, weights_only=True)
 
 
 def write_checkpoint(config: Path, folder: Path, *options: object) -> Path:
-    """A checkpoint of an untrained detector, as training writes it; a low threshold finds much."""
+    """Write a checkpoint of an untrained detector, as training does, and return its path."""
     args = argument_parser().parse_args(["--config-file", str(config), *map(str, options)])
     cfg = setup(args)
     torch.manual_seed(0)
@@ -270,12 +260,10 @@ def write_checkpoint(config: Path, folder: Path, *options: object) -> Path:
 
 
 class SpoiledLoader:
-    """A data loader that keeps a copy of the parameters before one batch, and may spoil that batch.
+    """Data loader that keeps a copy of the model's parameters before one batch.
 
     Args:
-        loader: the real one.
         batch: index of that batch.
-        model: whose parameters are kept.
         spoil: put an infinite pixel into the batch.
     """
 
@@ -325,7 +313,7 @@ def train_on_bad_loss(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def write_batches(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Write what this process sees of the first 12 batches, from iteration ``args.start`` on."""
+    """Write this process's share of batches ``args.start`` to 11."""
     loader = build_train_loader(cfg)
     loader.resume(args.start, cfg.SEED)
     seen = [list(map(digest, batch)) for batch in islice(loader, 12 - args.start)]
@@ -333,7 +321,7 @@ def write_batches(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def digest(example: dict) -> list:
-    """All that an example is, but short: file, size, pixels, boxes, classes and weights."""
+    """Return file, size, hash of the pixels, boxes, classes and weights of an example."""
     gt = example["instances"]
     pixels = hashlib.sha1(example["image"].numpy().tobytes()).hexdigest()
     boxes = [gt.gt_boxes.tensor.tolist(), gt.gt_classes.tolist()]

@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.training import (
     CLASSES,
+    DEGENERATE,
     EMPTY,
-    FLAT,
     ROOT,
     Run,
     register_datasets,
@@ -69,7 +69,9 @@ def test_all_datasets_of_a_config(config):
     # tests/training.py writes one box without area, and one image without boxes.
     errors = [line for line in run.output.splitlines() if line.startswith("error")]
     assert len(errors) == 1 and "degenerate (zero-area) boxes" in errors[0]
-    assert f"train_{FLAT}.png: annotation " in errors[0] and ", box [10, 10, 0, 20]" in errors[0]
+    assert (
+        f"train_{DEGENERATE}.png: annotation " in errors[0] and ", box [10, 10, 0, 20]" in errors[0]
+    )
     notes = [line for line in run.output.splitlines() if line.startswith("note")]
     assert f"train_{EMPTY}.png (image {EMPTY + 1})" in notes[0]
     last = run.output.splitlines()[-1]

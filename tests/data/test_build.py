@@ -34,7 +34,7 @@ from asff.data.batch_plan import SampleSpec
 from asff.data.build import build_augmentations
 from tests.data.rectangles import noise
 from tests.helpers import detector_cfg
-from tests.training import CLASSES, EMPTY, FLAT, NUM_TRAIN
+from tests.training import CLASSES, DEGENERATE, EMPTY, NUM_TRAIN
 
 SQUARE = ("INPUT.SQUARE", True, "INPUT.FORMAT", "RGB")
 CROP = ("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE")
@@ -184,7 +184,7 @@ def test_images_without_boxes(config, caplog, drop):
     dataset_dicts = {Path(x["file_name"]).stem: x for x in load_training_dicts(cfg)}
     assert len(dataset_dicts) == NUM_TRAIN - drop
     assert (f"train_{EMPTY}" in dataset_dicts) is not drop
-    flat = dataset_dicts[f"train_{FLAT}"]
+    flat = dataset_dicts[f"train_{DEGENERATE}"]
     (warning,) = [x.getMessage() for x in caplog.records if x.levelname == "WARNING"]
     assert "degenerate (zero-area) boxes (1)" in warning
     mapped = build_train_mapper(cfg)(flat, size=64)
