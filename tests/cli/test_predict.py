@@ -287,7 +287,7 @@ def test_no_window(predict, tmp_path, monkeypatch, display):
         (["output"], [], "output: this folder holds images that are to be read"),
         (["x.png"], ["--output", "x.png"], "--output x.png: File exists"),
         (["x.png"], ["--output", "/sys"], "--output /sys: "),  # even root must not write there
-        (["x.png"], ["--weights", "nothing.pth"], "'nothing.pth' cannot be read"),
+        (["x.png"], ["--weights", "nothing.pth"], "nothing.pth: there is no such file"),
         (["x.png"], ["--config-file", "nothing.yaml"], "nothing.yaml: there is no such file"),
         (["x.png"], ["MODEL.X", "1"], "there is no config key 'MODEL.X'"),
     ],
