@@ -41,6 +41,8 @@ def _is_shown(record: logging.LogRecord) -> bool:
     """Check whether a message goes to the screen."""
     if record.levelno < logging.INFO:
         return False
+    if record.name == "detectron2.engine.train_loop" and record.exc_info:
+        return False  # the error that ends this training is printed last
     if record.levelno > logging.INFO or record.name.partition(".")[0] == "asff":
         return True
     return record.name in SHOWN and bool(re.match(SHOWN[record.name], record.getMessage()))

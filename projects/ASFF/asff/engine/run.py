@@ -9,6 +9,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 
 from ..checkpoint import Checkpointer
+from ..data import UnreadableImage
 from .launch import user_errors
 from .logs import setup_logs
 from .trainer import Trainer
@@ -27,9 +28,11 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> dict | None:
             model = Trainer.build_model(cfg)
             checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
             checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return Trainer.test(cfg, model)
+        with user_errors(UnreadableImage):
+            return Trainer.test(cfg, model)
     with user_errors():
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
-    trainer.train()
+    with user_errors(UnreadableImage):
+        trainer.train()
     return getattr(trainer, "_last_eval_results", None)

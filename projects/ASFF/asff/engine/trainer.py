@@ -20,11 +20,9 @@ from torch.utils.data import DataLoader
 from ..checkpoint import Checkpointer, model_metadata
 from ..data import build_test_loader, build_train_loader, load_training_dicts
 from ..data.build import resolve_seed
-from ..data.image_io import UnreadableImage
 from ..data.loader import TrainingLoader
 from ..evaluation import Evaluator
 from ..modeling import DropBlock, block_sizes
-from .launch import user_errors
 from .progress import ProgressPrinter
 from .train_step import TrainStep
 from .visualize import VisualizationHook
@@ -116,16 +114,6 @@ class Trainer(DefaultTrainer):
         weights = self.cfg.MODEL.WEIGHTS
         weights = f", with the weights of {weights} and nothing else of it" if weights else ""
         return f"Starting fresh because {reason} (seed {self.seed}){weights}."
-
-    def run_step(self) -> None:
-        # Detectron2's loop would log the traceback of an exception.
-        with user_errors(UnreadableImage):
-            super().run_step()
-
-    @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list | None = None) -> dict:
-        with user_errors(UnreadableImage):
-            return super().test(cfg, model, evaluators)
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "seed": self.seed}
