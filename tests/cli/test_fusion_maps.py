@@ -116,7 +116,10 @@ def test_unreadable_image(images, weights, tmp_path, monkeypatch, inputs):
         (("missing.png",), "error: missing.png: there is no such file."),
         (("clip.mp4",), "clip.mp4: a video cannot be drawn; name images, such as its frames."),
         (("--dataset", "shape_val"), "--dataset names the dataset 'shape_val', which is not"),
-        (("--dataset", "shapes_val", "--weights", "missing.pth"), "missing.pth: there is no such file"),
+        (
+            ("--dataset", "shapes_val", "--weights", "missing.pth"),
+            "missing.pth: there is no such file",
+        ),
         (
             ("--dataset", "shapes_val", "--min-score", "2"),
             "argument --min-score: 2 is not from 0 to 1",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import CfgNode as CN
 
 
@@ -194,8 +196,8 @@ def _add_data_config(cfg: CN) -> None:
     cfg.INPUT.MIN_BOX_VISIBLE = 0.25  # share of the area that is left in the image
 
 
-def choose(table: dict, name: str, key: str):
-    """Return ``table[name]``; a ValueError that names the config key lists the known names."""
+def choose(table: dict[str, Any], name: str, key: str) -> Any:
+    """Return ``table[name]``, or raise a ValueError that names the config key and the choices."""
     if name not in table:
         raise ValueError(
             f"{key} is '{name}', which is not known. Choose one of: {', '.join(table)}."

@@ -96,7 +96,9 @@ class VerbParser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         self.exit(2, f"{self.prog}: error: {message}. See {self.prog} --help.\n")
 
-    def parse_known_args(self, args: Sequence[str], namespace=None):
+    def parse_known_args(
+        self, args: Sequence[str], namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         if not self._has_opts:
             return super().parse_known_args(args, namespace)
         first = self._find_opts(args)

@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import VerbParser, at_least
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 NUM_DRAWN = 8  # images of the test set whose detections are drawn
 
@@ -78,7 +82,7 @@ def scale_schedule(config: str, iterations: int | None) -> list[str]:
     return [str(x) for pair in keys.items() for x in pair]
 
 
-def draw_test_images(cfg, weights: Path, folder: Path) -> None:
+def draw_test_images(cfg: CfgNode, weights: Path, folder: Path) -> None:
     """Draw ground truth and detections of the first images of the test set."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from PIL import Image

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -47,7 +48,7 @@ def user_errors(kind: type[ValueError] = ValueError) -> Iterator[None]:
         sys.exit(2)
 
 
-def launch(main: Callable, cfg: CfgNode, args: argparse.Namespace):
+def launch(main: Callable, cfg: CfgNode, args: argparse.Namespace) -> Any:
     """Call ``main(cfg, args)`` in every process of the job."""
     if under_torchrun():
         return _join(main, cfg, args)
@@ -84,7 +85,7 @@ def _join(main: Callable, cfg: CfgNode, args: argparse.Namespace):
         dist.destroy_process_group()
 
 
-def worker(main: Callable, cfg: CfgNode, args: argparse.Namespace, local_size: int):
+def worker(main: Callable, cfg: CfgNode, args: argparse.Namespace, local_size: int) -> Any:
     """Run ``main`` in this process, with its datasets and its share of the machine's cores."""
     register_custom_datasets(cfg)  # a spawned process lacks those that setup() registered
     if local_size > 1 and torch.device(cfg.MODEL.DEVICE).type == "cpu":

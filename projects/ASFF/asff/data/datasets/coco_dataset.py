@@ -75,7 +75,7 @@ class CocoDataset:
     def from_objects(
         cls, images: Iterable[tuple[str, tuple | None, Iterable]], class_names: Sequence[str]
     ) -> CocoDataset:
-        """Number images, objects and classes from 1.
+        """Build a dataset whose images, objects and classes are numbered from 1.
 
         Args:
             images: for each its file, its size (width, height; None if it cannot be read), and its

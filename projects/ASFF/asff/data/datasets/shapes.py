@@ -193,8 +193,14 @@ def _paint(rng: np.random.Generator, shapes: tuple[Shape, ...], size: int) -> np
 
 
 def draw_image(seed: int, split: str, index: int, image_size: int = 192) -> DrawnImage:
-    """Draw image ``index`` (from 0) of a split ("train" or "val", which share none), the same at
-    every call. ``image_size`` is S in pixels, ``seed`` a whole number from 0."""
+    """Draw an image, the same at every call.
+
+    Args:
+        seed: a whole number from 0.
+        split: "train" or "val", which share no image.
+        index: of the image, from 0.
+        image_size: S in pixels.
+    """
     sequence = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index))
     layout, paint, camera = (np.random.default_rng(child) for child in sequence.spawn(3))
     shapes, owner = _sample_layout(layout, image_size)

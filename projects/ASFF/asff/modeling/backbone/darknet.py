@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ class DarkNet(Backbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_darknet_backbone(cfg, input_shape: ShapeSpec) -> DarkNet:
+def build_darknet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DarkNet:
     """Build a :class:`DarkNet` from ``cfg.MODEL.DARKNET``."""
     return DarkNet(
         depths=cfg.MODEL.DARKNET.DEPTHS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ class MobileNetV2(Backbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_mobilenetv2_backbone(cfg, input_shape: ShapeSpec) -> MobileNetV2:
+def build_mobilenetv2_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MobileNetV2:
     """Build a :class:`MobileNetV2` from ``cfg.MODEL.MOBILENETV2``."""
     return MobileNetV2(
         width=cfg.MODEL.MOBILENETV2.WIDTH,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor
@@ -56,7 +57,7 @@ class YOLOv3Pyramid(Backbone):
         return dict(zip(self._out_features, levels))
 
 
-def build_pyramid(cfg) -> YOLOv3Pyramid:
+def build_pyramid(cfg: CfgNode) -> YOLOv3Pyramid:
     """Build bottom-up (``cfg.MODEL.BACKBONE.NAME``), neck and fusion.
 
     Raises:

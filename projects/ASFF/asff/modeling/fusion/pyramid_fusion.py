@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ...config import choose
@@ -136,7 +137,9 @@ def choose_operation(
     return operation
 
 
-def build_fusion(cfg, *, in_channels: Sequence[int], strides: Sequence[int]) -> nn.Module | None:
+def build_fusion(
+    cfg: CfgNode, *, in_channels: Sequence[int], strides: Sequence[int]
+) -> nn.Module | None:
     """Build the fusion that ``cfg.MODEL.YOLOV3.FUSION`` names; None for "none"."""
     options, key = cfg.MODEL.YOLOV3.FUSION, "MODEL.YOLOV3.FUSION"
     style = {"norm": cfg.MODEL.YOLOV3.NORM, "activation": cfg.MODEL.YOLOV3.ACTIVATION}

@@ -7,6 +7,7 @@ W of a level.
 from __future__ import annotations
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from ...config import choose
@@ -77,7 +78,9 @@ class AdjacentIgnore:
         return distances <= self.scale * sizes[..., None] / 2
 
 
-def build_adjacent_ignore(cfg, anchor_generator: YOLOv3AnchorGenerator) -> AdjacentIgnore | None:
+def build_adjacent_ignore(
+    cfg: CfgNode, anchor_generator: YOLOv3AnchorGenerator
+) -> AdjacentIgnore | None:
     """Build what ``cfg.MODEL.YOLOV3.IGNORE_ADJACENT`` names; None for "none"."""
     options = cfg.MODEL.YOLOV3
     scales = {"none": None, "center": None, "box": options.IGNORE_ADJACENT_SCALE}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -82,7 +82,7 @@ class YOLOv3(DenseDetector):
         self.letterbox_test = letterbox_test
 
     @classmethod
-    def from_config(cls, cfg):
+    def from_config(cls, cfg: CfgNode):
         options = cfg.MODEL.YOLOV3
         if options.LETTERBOX_TEST and cfg.INPUT.SQUARE:
             raise ValueError(
