@@ -193,12 +193,10 @@ def _paint(rng: np.random.Generator, shapes: tuple[Shape, ...], size: int) -> np
 
 
 def draw_image(seed: int, split: str, index: int, image_size: int = 192) -> DrawnImage:
-    """Draw an image, the same at every call.
+    """Draw an image, the same at every call; "train" and "val" share none.
 
     Args:
-        seed: a whole number from 0.
-        split: "train" or "val", which share no image.
-        index: of the image, from 0.
+        seed, index: whole numbers from 0.
         image_size: S in pixels.
     """
     sequence = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index))
