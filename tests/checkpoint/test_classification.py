@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ def shuffle(network: nn.Module) -> nn.Module:
 
 
 def load(bottom_up: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
-    """A strict load of what is below ``backbone.bottom_up.``, which must be all."""
+    """Load weights strictly, all of which must be below ``backbone.bottom_up.``."""
     assert all(key.startswith(PREFIX) for key in weights)
     bottom_up.load_state_dict({key.removeprefix(PREFIX): x for key, x in weights.items()})
     return bottom_up.eval()
@@ -43,29 +45,10 @@ def torchvision_network() -> nn.Module:
     return shuffle(mobilenet_v2(weights=None))
 
 
-def timm_shapes() -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of timm's darknet53, by its naming."""
-    convs = [("stem.conv1", 3, 32, 3)]
-    for stage, (depth, channels) in enumerate([(1, 64), (2, 128), (8, 256), (8, 512), (4, 1024)]):
-        convs.append((f"stages.{stage}.conv_down", channels // 2, channels, 3))
-        for block in range(depth):
-            place = f"stages.{stage}.blocks.{block}"
-            convs.append((f"{place}.conv1", channels, channels // 2, 1))
-            convs.append((f"{place}.conv2", channels // 2, channels, 3))
-    shapes = {"head.fc.weight": (1000, 1024), "head.fc.bias": (1000,)}
-    for name, inputs, outputs, size in convs:
-        shapes[f"{name}.conv.weight"] = (outputs, inputs, size, size)
-        for tensor in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{name}.bn.{tensor}"] = (outputs,)
-        shapes[f"{name}.bn.num_batches_tracked"] = ()
-    return shapes
-
-
 @pytest.fixture(scope="module")
-def timm_state() -> dict[str, Tensor]:
-    """Every tensor has a value of its own, and takes no memory for its shape."""
-    shapes = timm_shapes()
-    return {key: torch.tensor(float(i)).expand(shapes[key]) for i, key in enumerate(shapes)}
+def timm_network() -> nn.Module:
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    return shuffle(timm.create_model("darknet53", pretrained=False))
 
 
 def test_torchvision_features(torchvision_network, caplog):
@@ -87,42 +70,19 @@ def test_torchvision_features(torchvision_network, caplog):
         assert torch.equal(features[name], theirs[side]), name
 
 
-def test_timm_names(timm_state, caplog):
-    """By hand: the first convolution, a downsampling one, and both of a residual block."""
+def test_timm_features(timm_network, caplog):
     caplog.set_level("INFO", "asff")
-    weights = convert_timm(timm_state)
+    weights = convert_timm(timm_network.state_dict())
     assert len(weights) == 52 * 6
     assert "Left out 2 tensors of the classifier: head.fc.weight, head.fc.bias." in caplog.text
-    for theirs, ours in {
-        "stem.conv1.conv.weight": "stem.weight",
-        "stem.conv1.bn.running_var": "stem.norm.running_var",
-        "stages.0.conv_down.conv.weight": "res1.0.weight",
-        "stages.2.conv_down.bn.weight": "res3.0.norm.weight",
-        "stages.2.blocks.0.conv1.conv.weight": "res3.1.conv1.weight",
-        "stages.2.blocks.7.conv2.bn.bias": "res3.8.conv2.norm.bias",
-        "stages.4.blocks.3.conv2.bn.num_batches_tracked": "res5.4.conv2.norm.num_batches_tracked",
-    }.items():
-        assert torch.equal(weights[PREFIX + ours], timm_state[theirs]), theirs
-    load(DarkNet(), weights)
-
-
-def test_timm_features():
-    timm = pytest.importorskip("timm", reason="timm is not installed")
-    network = shuffle(timm.create_model("darknet53", pretrained=False))
-    assert {key: tuple(x.shape) for key, x in network.state_dict().items()} == timm_shapes()
-    bottom_up = load(DarkNet(), convert_timm(network.state_dict()))
-    slopes = set()
+    bottom_up = load(DarkNet(), weights)
     for layer in bottom_up.modules():
         if isinstance(layer, nn.LeakyReLU):
-            layer.negative_slope = 0.01
-    for layer in network.modules():
-        if isinstance(layer, nn.LeakyReLU):
-            slopes.add(layer.negative_slope)
-    assert slopes == {0.01}  # which the docstring tells
+            layer.negative_slope = 0.01  # as timm's
     with torch.no_grad():
         features = bottom_up(make_image())
-        x, theirs = network.stem(make_image()), []
-        for stage in network.stages:
+        x, theirs = timm_network.stem(make_image()), []
+        for stage in timm_network.stages:
             x = stage(x)
             theirs.append(x)
     for name, other in zip(("res3", "res4", "res5"), theirs[2:]):
@@ -139,28 +99,19 @@ def test_counters_may_lack(torchvision_network):
     load(MobileNetV2(), weights)
 
 
-def test_refuses_other_weights(torchvision_network, timm_state):
+def test_refuses_other_weights(torchvision_network):
+    def refuses(convert: Callable, weights: dict[str, Tensor], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            convert(weights)
+
     state = torchvision_network.state_dict()
     more = {**state, "features.19.0.weight": torch.zeros(1)}
-    with pytest.raises(
-        ValueError, match=r"MobileNetV2 .*1 unexpected \(features\.19\.0\.weight\)\.$"
-    ):
-        convert_torchvision(more)
+    refuses(convert_torchvision, more, r"MobileNetV2 .*1 unexpected \(features\.19\.0\.weight\)\.$")
     less = {key: x for key, x in state.items() if not key.startswith("features.0.1.running")}
-    with pytest.raises(
-        ValueError, match=r"2 missing \(features\.0\.1\.running_mean, features\.0\.1\.r"
-    ):
-        convert_torchvision(less)
-    with pytest.raises(
-        ValueError, match=r"DarkNet .* and the 312 given: 260 missing .*, 312 unexpected"
-    ):
-        convert_timm({key: x for key, x in state.items() if "features" in key})
-    with pytest.raises(ValueError, match=r"and the 0 given: 260 missing \(features\.0\.0"):
-        convert_torchvision({})
-    wide = {**timm_state, "stem.conv1.conv.weight": torch.zeros(64, 3, 3, 3)}
-    with pytest.raises(
-        ValueError,
-        match=r"1 of another shape \(stem\.conv1\.conv\.weight \(64, 3, 3, 3\) instead "
-        r"of \(32, 3, 3, 3\)\)",
-    ):
-        convert_timm(wide)
+    refuses(convert_torchvision, less, r"2 missing \(features\.0\.1\.running_mean, ")
+    refuses(convert_torchvision, {}, r"and the 0 given: 260 missing \(features\.0\.0")
+    wide = {**state, "features.0.0.weight": torch.zeros(64, 3, 3, 3)}
+    shapes = r"\(64, 3, 3, 3\) instead of \(32, 3, 3, 3\)"
+    refuses(convert_torchvision, wide, rf"1 of another shape \(features\.0\.0\.weight {shapes}")
+    features = {key: x for key, x in state.items() if "features" in key}
+    refuses(convert_timm, features, r"DarkNet .* the 312 given: 260 missing .*, 312 unexpected")

@@ -241,8 +241,3 @@ def test_refuses_damaged_files(tmp_path, data):
     assert len(str(error.value).splitlines()) == 1
     path.write_bytes(whole())  # or nothing was tested
     Checkpointer(make_model()).load(str(path))
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(AssertionError, match="not found"):
-        Checkpointer(make_model()).load(str(tmp_path / "x.pkl"))

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from asff.engine import argument_parser, launch, user_errors
+from asff.engine import argument_parser, user_errors
 from asff.engine.launch import num_processes, under_torchrun, worker
 from tests.helpers import detector_cfg
 
@@ -55,13 +55,6 @@ def test_processes_share_the_cores(monkeypatch, device, processes, threads):
     cfg = detector_cfg("MODEL.DEVICE", device)
     assert worker(lambda *args: args, cfg, None, processes) == (cfg, None)
     assert chosen == ([] if threads is None else [threads])
-
-
-def test_one_process_is_this_one():
-    pids = []
-    args = argument_parser().parse_args([])
-    launch(lambda cfg, args: pids.append(os.getpid()), detector_cfg(), args)
-    assert pids == [os.getpid()]
 
 
 def test_user_errors_end_the_process_with_the_message(monkeypatch, capsys):

@@ -19,12 +19,6 @@ def test_spatial_pyramid_pooling():
     assert torch.equal(SpatialPyramidPooling()(x), torch.cat([x, *pools], dim=1))
 
 
-def test_spatial_pyramid_pooling_is_switchable():
-    for spp in (True, False):
-        modules = YOLOv3Neck(in_shapes=SHAPES, width=0.125, spp=spp).modules()
-        assert any(isinstance(module, SpatialPyramidPooling) for module in modules) is spp
-
-
 def test_blocks_drop_where_the_authors_do():
     """After the fourth convolution of the coarsest level, after the second of the others."""
     neck = YOLOv3Neck(in_shapes=SHAPES, width=0.125, keep_prob=0.9)

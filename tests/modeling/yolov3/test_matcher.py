@@ -67,15 +67,6 @@ def test_drawn_examples(counts, anchor_free, guided_anchoring):
         assert (sum(targets.num_anchor_free for targets in expected) > 2) is anchor_free
 
 
-def test_no_image_has_an_object():
-    layout = Layout(64, 64)
-    predictions = constant_predictions(layout, num_images=2)
-    matches = match(layout, predictions, [make_instances([], [])] * 2)
-    assert matches.anchor_idx.shape == (2, 0)
-    assert not matches.obj_targets.any()
-    assert (matches.obj_weights == 1).all()
-
-
 @pytest.mark.parametrize(
     "presets, expected",
     [
