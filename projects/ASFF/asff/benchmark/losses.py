@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +18,8 @@ from ..modeling import (
     YOLOv3Matcher,
     shape_iou,
 )
-from ..modeling.yolov3.box_regression import (
-    apply_deltas,
-    box_iou,
-    get_deltas,
-    predict_anchors,
-)
+from ..modeling.yolov3.anchor_generator import AnchorGrid
+from ..modeling.yolov3.box_regression import box_iou, get_deltas
 
 # (width, height) in pixels at strides 32, 16 and 8.
 ANCHORS = (
@@ -47,36 +42,32 @@ def measure_losses(
         size: height and width of the images in pixels, divisible by 32.
     """
     anchors = YOLOv3AnchorGenerator(ANCHORS, STRIDES, anchor_free=True)
+    matcher, losses = YOLOv3Matcher(anchors, ignore_thresh=IGNORE_THRESH), YOLOv3Losses(num_classes)
     predictions = _random_predictions(anchors, num_images, size, num_classes)
     gt = GroundTruth.from_instances(
         [_random_instances(num_boxes, size, num_classes) for _ in range(num_images)]
     )
-    matcher = YOLOv3Matcher(anchors, ignore_thresh=IGNORE_THRESH)
-    losses = YOLOv3Losses(num_classes)
 
-    def vectorized() -> dict[str, Tensor]:
-        return losses(predictions, matcher(predictions, gt), gt, float(size**2))
+    def seconds(compute: Callable[[], dict[str, Tensor]]) -> float:
+        return measure_seconds(
+            lambda: torch.autograd.grad(sum(compute().values()), _logits(predictions))
+        )
 
-    def loop() -> dict[str, Tensor]:
-        return compute_in_loop(predictions, gt, float(size**2))
-
-    seconds = min(
-        measure_seconds(partial(_backward, vectorized, predictions)) for _ in range(REPEATS)
+    best = min(
+        seconds(lambda: losses(predictions, matcher(predictions, gt), gt, float(size**2)))
+        for _ in range(REPEATS)
     )
-    loop_seconds = measure_seconds(partial(_backward, loop, predictions))
+    in_loop = seconds(lambda: compute_in_loop(predictions, gt, float(size**2)))
     return (
         f"Matching, losses and gradients of {num_images} images of {size} pixels, {num_boxes} "
-        f"boxes each, {num_classes} classes, {torch.get_num_threads()} threads: {seconds:.3f} s at "
-        f"best, {loop_seconds / seconds:.0f} times as fast as a loop over the boxes "
-        f"({loop_seconds:.1f} s)."
+        f"boxes each, {num_classes} classes, {torch.get_num_threads()} threads: {best:.3f} s at "
+        f"best, {in_loop / best:.0f} times as fast as a loop over the boxes ({in_loop:.1f} s)."
     )
 
 
-def _backward(compute: Callable[[], dict[str, Tensor]], predictions: DensePredictions) -> None:
-    """Compute losses and their gradients."""
-    predictions.box_logits.grad = predictions.obj_logits.grad = None
-    predictions.cls_logits.grad = predictions.shape_logits.grad = None
-    sum(compute().values()).backward()
+def _logits(predictions: DensePredictions) -> tuple[Tensor, ...]:
+    x = predictions
+    return x.box_logits, x.obj_logits, x.cls_logits, x.shape_logits
 
 
 def _random_predictions(
@@ -110,83 +101,79 @@ def compute_in_loop(
         image_area: pixels of one image.
     """
     total: dict[str, Tensor] = {}
-    for image in range(len(gt.boxes)):
-        for name, loss in _image_losses(predictions, image, gt, image_area):
+    images = zip(*(x.unbind() for x in _logits(predictions)))
+    for logits, gt_boxes, gt_classes in zip(images, gt.boxes, gt.classes):
+        image = DensePredictions(*logits, predictions.grid)
+        for name, loss in _image_losses(image, gt_boxes, gt_classes, image_area):
             total[name] = total.get(name, 0) + loss / len(gt.boxes)
     return total
 
 
 def _image_losses(
-    predictions: DensePredictions, image: int, gt: GroundTruth, image_area: float
+    image: DensePredictions, gt_boxes: Tensor, gt_classes: Tensor, image_area: float
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the loss terms of an image under their names."""
-    boxes, grid = gt.boxes[image], predictions.grid
-    matched, classes, shapes, ignored = _match_in_loop(predictions, image, boxes, gt.classes[image])
-    obj_targets = torch.zeros(len(ignored))
+    """Yield the loss terms of an image, without the dimension N, under their names."""
+    sizes, boxes = image.anchor_sizes(), image.boxes()
+    matched: dict[int, Tensor] = {}  # anchor to its object; a later one overwrites
+    shapes: dict[int, Tensor] = {}  # anchor to the object whose shape it learns
+    cls_targets = torch.zeros_like(image.cls_logits)
+    ignored = torch.zeros(len(boxes), dtype=torch.bool)
+    for gt_box, gt_class in zip(gt_boxes, gt_classes):
+        anchor, *shape_anchors = _match_object(image.grid, sizes.detach(), gt_box)
+        matched[anchor] = gt_box
+        shapes.update(dict.fromkeys(shape_anchors, gt_box))
+        cls_targets[anchor, gt_class] = 1.0
+        ignored |= box_iou(boxes.detach(), gt_box) > IGNORE_THRESH
+
+    obj_targets = torch.zeros(len(boxes))
     obj_targets[list(matched)] = 1.0
     obj_weights = ((obj_targets > 0) | ~ignored).float()
-    yield "loss_obj", _cross_entropy(predictions.obj_logits[image], obj_targets, obj_weights)
-
+    yield "loss_obj", _cross_entropy(image.obj_logits, obj_targets, obj_weights)
     # Indexed at once: the gradient of each single index would be as large as all anchors.
-    logits = [
-        x[image, list(matched)].unbind()
-        for x in (predictions.box_logits, predictions.cls_logits, predictions.shape_logits)
-    ]
-    for (anchor, index), box_logits, cls_logits, shape_logits in zip(matched.items(), *logits):
-        cls_targets = torch.zeros_like(cls_logits)
-        cls_targets[list(classes[anchor])] = 1.0
-        yield "loss_cls", _cross_entropy(cls_logits, cls_targets)
-        size = predict_anchors(shape_logits, grid.sizes[anchor])
-        location = size, grid.locations[anchor], grid.strides[anchor]
-        targets = get_deltas(boxes[index], *location)
-        scale = 2 - boxes[index, 2:].prod() / image_area
-        difference = (box_logits[2:] - targets[2:]).abs().sum()
-        yield "loss_box", scale * (_cross_entropy(box_logits[:2], targets[:2]) + difference)
-        iou = box_iou(apply_deltas(box_logits, *location), boxes[index])
-        yield "loss_iou", scale * (1 - iou**2)
+    values = image.cls_logits, cls_targets, image.box_logits, boxes, sizes
+    values = (x[list(matched)] for x in (*values, image.grid.locations, image.grid.strides))
+    for gt_box, *object_values in zip(matched.values(), *values):
+        yield from _object_losses(gt_box, image_area, *object_values)
+    for gt_box, size in zip(shapes.values(), sizes[list(shapes)]):
+        yield "loss_shape", 1 - shape_iou(size, gt_box[2:]) ** 2
 
-    shape_logits = predictions.shape_logits[image, list(shapes)].unbind()
-    for (anchor, index), logits in zip(shapes.items(), shape_logits):
-        size = predict_anchors(logits, grid.sizes[anchor])
-        yield "loss_shape", 1 - shape_iou(size, boxes[index, 2:]) ** 2
+
+def _object_losses(
+    gt_box: Tensor,
+    image_area: float,
+    cls_logits: Tensor,
+    cls_targets: Tensor,
+    box_logits: Tensor,
+    box: Tensor,
+    *anchor: Tensor,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the loss terms of an object, matched to an anchor of this size, location and stride."""
+    yield "loss_cls", _cross_entropy(cls_logits, cls_targets)
+    targets = get_deltas(gt_box, *anchor)
+    scale = 2 - gt_box[2:].prod() / image_area
+    center = _cross_entropy(box_logits[:2], targets[:2])
+    yield "loss_box", scale * (center + (box_logits[2:] - targets[2:]).abs().sum())
+    yield "loss_iou", scale * (1 - box_iou(box, gt_box) ** 2)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum")
 
 
-@torch.no_grad()
-def _match_in_loop(
-    predictions: DensePredictions, image: int, gt_boxes: Tensor, gt_classes: Tensor
-) -> tuple[dict[int, int], dict[int, set[int]], dict[int, int], Tensor]:
-    """Match the objects of an image one after the other.
+def _match_object(grid: AnchorGrid, sizes: Tensor, gt_box: Tensor) -> tuple[int, int, int]:
+    """Match an object, given the predicted anchors (R, 2) in pixels.
 
     Returns:
-        The object of each positive anchor, the classes of all objects matched to it, the object
-        whose shape each anchor predicts, and the (R,) anchors that overlap any object.
+        The anchor it is matched to; the preset and the anchor-free one whose shapes it trains.
     """
-    grid = predictions.grid
-    boxes = predictions.boxes()[image]
-    ignored = torch.zeros(len(boxes), dtype=torch.bool)
-    matched: dict[int, int] = {}
-    classes: dict[int, set[int]] = {}
-    shapes: dict[int, int] = {}
-    for index, (box, category) in enumerate(zip(gt_boxes, gt_classes.tolist())):
-        best = -1.0
-        for stride in STRIDES[::-1]:
-            at_location = (grid.locations == box[:2] // stride).all(dim=1)
-            *preset, free = torch.nonzero(at_location & (grid.strides[:, 0] == stride))[:, 0]
-            for candidate in preset:
-                iou = shape_iou(grid.sizes[candidate], box[2:])
-                if iou > best:
-                    best, anchor, anchor_free = iou, int(candidate), int(free)
-        shapes[anchor] = shapes[anchor_free] = index
-        free_size = predict_anchors(
-            predictions.shape_logits[image, anchor_free], grid.sizes[anchor_free]
-        )
-        if shape_iou(free_size, box[2:]) > best:
-            anchor = anchor_free
-        matched[anchor] = index
-        classes.setdefault(anchor, set()).add(category)
-        ignored |= box_iou(boxes, box) > IGNORE_THRESH
-    return matched, classes, shapes, ignored
+    best = -1.0
+    for stride in STRIDES[::-1]:
+        at_location = (grid.locations == gt_box[:2] // stride).all(dim=1)
+        at_location &= grid.strides[:, 0] == stride
+        *candidates, anchor_free = at_location.nonzero()[:, 0].tolist()
+        for candidate in candidates:
+            iou = shape_iou(grid.sizes[candidate], gt_box[2:])
+            if iou > best:
+                best, preset, free = iou, candidate, anchor_free
+    free_is_better = shape_iou(sizes[free], gt_box[2:]) > best
+    return free if free_is_better else preset, preset, free

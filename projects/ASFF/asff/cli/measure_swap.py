@@ -11,8 +11,13 @@ from __future__ import annotations
 
 import argparse
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from . import VerbParser
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from torch import nn
 
 
 def add_arguments(parser: VerbParser) -> None:
@@ -31,10 +36,9 @@ def run(args: argparse.Namespace) -> None:
     from detectron2.modeling import BACKBONE_REGISTRY
 
     from ..analysis.swap import compare_detectors
-    from ..checkpoint import Checkpointer
     from ..config import choose
     from ..data import build_test_loader
-    from ..engine import Trainer, argument_parser, setup
+    from ..engine import argument_parser, setup
 
     with TemporaryDirectory() as folder:  # the results of a training in OUTPUT_DIR stay
         options = ["MODEL.WEIGHTS", args.weights, *args.opts, "OUTPUT_DIR", folder]
@@ -46,20 +50,23 @@ def run(args: argparse.Namespace) -> None:
         swapped = cfg.clone()
         swapped.defrost()
         swapped.MODEL.BACKBONE.NAME = args.backbone
-        models, lines = [], []
-        for x in (cfg, swapped):
-            model = Trainer.build_model(x).eval()
-            Checkpointer(model).load(x.MODEL.WEIGHTS)
-            models.append(model)
-            results = Trainer.test(x, model)
-            if "bbox" not in results:
-                raise ValueError(
-                    f"DATASETS.TEST: {x.DATASETS.TEST[0]} has no annotations, hence no AP."
-                )
-            ap, size = results["bbox"], sum(p.numel() for p in model.parameters()) / 1e6
-            lines.append(
-                f"{x.MODEL.BACKBONE.NAME}: AP {ap['AP']:.2f}, AP50 {ap['AP50']:.2f}, "
-                f"{size:.2f} M parameters"
-            )
+        models, lines = zip(_evaluate(cfg), _evaluate(swapped))
         change = compare_detectors(*models, build_test_loader(cfg, cfg.DATASETS.TEST[0]))
     print(*lines, change, sep="\n")
+
+
+def _evaluate(cfg: CfgNode) -> tuple[nn.Module, str]:
+    """Load and evaluate a detector, and describe its AP and size in a line."""
+    from ..checkpoint import Checkpointer
+    from ..engine import Trainer
+
+    model = Trainer.build_model(cfg).eval()
+    Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    results = Trainer.test(cfg, model)
+    if "bbox" not in results:
+        raise ValueError(f"DATASETS.TEST: {cfg.DATASETS.TEST[0]} has no annotations, hence no AP.")
+    ap, size = results["bbox"], sum(p.numel() for p in model.parameters()) / 1e6
+    return model, (
+        f"{cfg.MODEL.BACKBONE.NAME}: AP {ap['AP']:.2f}, AP50 {ap['AP50']:.2f}, "
+        f"{size:.2f} M parameters"
+    )

@@ -29,8 +29,6 @@ def add_arguments(parser: VerbParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write report.html and report.json."""
-    import json
-    import logging
     import os
 
     from detectron2.data import MetadataCatalog
@@ -38,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
 
     from ..analysis import evaluate
     from ..engine import Trainer
-    from ..report import RunFolder, choose_images, describe_run, render_page
+    from ..report import RunFolder, choose_images, describe_run, write_report
 
     setup_logger(name="asff")
     folder = RunFolder(args.run_dir)
@@ -50,17 +48,9 @@ def run(args: argparse.Namespace) -> None:
     evaluation = evaluate(ground_truth, folder.read_results(dataset))
     images = choose_images(evaluation, MetadataCatalog.get(dataset).get("image_root", ""))
     content = describe_run(folder, cfg, dataset, evaluation, images)
-    try:
-        paths = [image.path for image in images[:NUM_MAPS]]
-        maps = _draw_maps(folder, paths, content["best_score"])
-    except ValueError as error:
-        maps = []
-        logging.getLogger("asff").info(f"No fusion maps: {error}")
-    page, numbers = output / "report.html", output / "report.json"
-    page.write_text(render_page(content, images, maps), encoding="utf-8")
-    numbers.write_text(json.dumps(content, allow_nan=False, indent=1), encoding="utf-8")
-    others = [name for name in folder.evaluated if name != dataset]
-    if others:
+    maps = _draw_maps(folder, [x.path for x in images[:NUM_MAPS]], content["best_score"])
+    page, numbers = write_report(output, content, images, maps)
+    if others := [name for name in folder.evaluated if name != dataset]:
         print(f"Also evaluated in {folder.path}: {', '.join(others)} (choose by --dataset).")
     ap = content["AP"]["AP"]
     print(f"{dataset}: {'no' if ap is None else f'{ap:.1f}'} AP. Wrote {page} and {numbers}")
@@ -69,14 +59,18 @@ def run(args: argparse.Namespace) -> None:
 def _draw_maps(folder: RunFolder, paths: list[str], min_score: float) -> list[tuple[str, bytes]]:
     """Return the names of images and their fusion maps as WebP.
 
-    Raises:
-        ValueError: the model has no ASFF, or cannot be built here.
+    None, with the reason in the log, if the model has no ASFF or cannot be built here.
     """
+    import logging
     import os
 
     from ..engine import Predictor
     from ..engine.fusion_maps import draw_fusion_maps
 
-    predictor = Predictor(folder.config_file, folder.last_checkpoint())
-    figures = draw_fusion_maps(predictor, paths, min_score=min_score)
-    return [(os.path.basename(path), webp) for path, (_, webp) in zip(paths, figures)]
+    try:
+        predictor = Predictor(folder.config_file, folder.last_checkpoint())
+        figures = draw_fusion_maps(predictor, paths, min_score=min_score)
+        return [(os.path.basename(path), webp) for path, (_, webp) in zip(paths, figures)]
+    except ValueError as error:
+        logging.getLogger("asff").info(f"No fusion maps: {error}")
+        return []

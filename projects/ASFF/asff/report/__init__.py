@@ -2,7 +2,7 @@
 
 from .content import describe_run
 from .images import ShownImage, choose_images
-from .page import render_page
+from .page import render_page, write_report
 from .run_folder import RunFolder, read_metrics
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "describe_run",
     "read_metrics",
     "render_page",
+    "write_report",
 ]

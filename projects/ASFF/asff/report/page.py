@@ -12,6 +12,7 @@ import html
 import json
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -19,6 +20,19 @@ from .images import ShownImage
 
 # Concatenated in this order.
 SCRIPTS = ("charts.js", "selection.js", "accuracy.js", "mistakes.js", "images.js", "report.js")
+
+
+def write_report(
+    folder: Path,
+    content: dict[str, Any],
+    images: list[ShownImage],
+    fusion_maps: Sequence[tuple[str, bytes]],
+) -> tuple[Path, Path]:
+    """Write report.html and report.json; see :func:`render_page`. Return both paths."""
+    page, numbers = folder / "report.html", folder / "report.json"
+    page.write_text(render_page(content, images, fusion_maps), encoding="utf-8")
+    numbers.write_text(json.dumps(content, allow_nan=False, indent=1), encoding="utf-8")
+    return page, numbers
 
 
 def render_page(

@@ -68,8 +68,8 @@ def make_fusion_figure(
     height = num_levels * map_height
     scale = _scale_to_fit(image, (DETECTIONS_WIDTH[1], height))
     detections = draw_levels(image, view, class_names, min_score=min_score, scale=scale)
-    width = max(detections.shape[1], DETECTIONS_WIDTH[0])
-    widths = [width, *[map_width] * num_levels, BAR_WIDTH, map_width, BAR_WIDTH]
+    widths = [max(detections.shape[1], DETECTIONS_WIDTH[0])]
+    widths += [*[map_width] * num_levels, BAR_WIDTH, map_width, BAR_WIDTH]
     size = ((sum(widths) + MARGINS[0]) / DPI, (height + MARGINS[1]) / DPI)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(num_levels, len(widths), width_ratios=widths)
