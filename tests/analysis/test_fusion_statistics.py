@@ -138,13 +138,6 @@ def test_objects_that_contain_no_centre_of_a_location(box):
     assert found["objects"]["small"] == 1
 
 
-def test_every_object_counts_the_same():
-    """A large object at dark pixels has the same weight as a small one at bright pixels."""
-    image = image_with_square((0, 0, 32, 32))
-    found = count((image, annotated([0, 0, 32, 32], [64, 0, 64, 64])))
-    assert self_weights(found, "medium") == pytest.approx([(BRIGHT + DARK) / 2] * 3)
-
-
 def test_objects_at_and_beyond_the_border():
     image = image_with_square((160, 96, 192, 128))
     boxes = [[160, 96, 100, 100], [191.5, 127.5, 0.5, 0.5], [300, 0, 20, 20], [0, 0, 0, 20]]

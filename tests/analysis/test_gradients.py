@@ -270,13 +270,6 @@ def test_means_of_a_batch(probe):
         assert numbers.weights == pytest.approx(weights, rel=1e-3)
 
 
-def test_constant_weights_leave_the_predictions(probe):
-    if probe.equation6 is None:
-        assert probe.weights == []
-    else:
-        assert torch.equal(probe.equation6.obj_logits, probe.predictions.obj_logits)
-
-
 @pytest.mark.parametrize("fusion", ["none", "asff"])
 def test_no_objects(fusion):
     measured = measure_gradients(make_model(fusion), [make_batch([], [])])

@@ -152,21 +152,6 @@ def test_a_row_is_reproduced_by_its_command(folder, free):
     assert again["AP"] == one["AP"] != three["AP"]
 
 
-def test_jobs_run_at_the_same_time(folder, free, monkeypatch):
-    start, started, most = processes._start, [], 0
-
-    def counted(*args: object) -> subprocess.Popen:
-        nonlocal most
-        started.append(start(*args))
-        most = max(most, sum(process.poll() is None for process in started))
-        return started[-1]
-
-    monkeypatch.setattr(processes, "_start", counted)
-    run(*grid("three", "one", seeds=(1, 2, 3)), "--jobs", 2)
-    assert most == 2 and len(started) == 6
-    assert record("one_seed3")["jobs"] == 2
-
-
 def test_a_failed_run_is_named_and_the_others_go_on(folder):
     printed = run(*grid("fails", "one", seeds=(1, 2)))
     assert started(folder) == ["fails 1 1", "one 1 1", "fails 2 1", "one 2 1"]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
 
 from asff.config_files import load_config
-from tests.training import ROOT, register_datasets, run_asff
+from tests.training import run_asff
 
 MANY = str([[[8, 8]] * 20] * 3)  # more anchors than the tiny dataset has boxes
 THREE = "[[[8, 8]], [[16, 16]], [[32, 32]]]"
@@ -21,14 +18,6 @@ def fit(config: object, output: object, *args: object) -> str:
     """Run the verb, and return what it prints, or its error."""
     done = run_asff("fit-anchors", "--config-file", config, "--output", output, *args)
     return done.error if done.code else done.output
-
-
-@pytest.fixture
-def cells(bccd: Path, datasets: Path) -> Iterator[Path]:
-    """The folder of the blood cells, with the builtin names referring to it."""
-    register_datasets(bccd.parent)
-    yield bccd
-    register_datasets(datasets)
 
 
 def test_written_config_is_the_given_one_with_new_anchors(config, tmp_path):
@@ -90,29 +79,6 @@ def test_anchors_that_fit_as_well_are_not_praised(config, tmp_path):
     printed = fit(first, second)
     assert f"Warning: the anchors of {first} fit as well or better: keep them." in printed
     assert load_config(str(second)).MODEL.YOLOV3 == load_config(str(first)).MODEL.YOLOV3
-
-
-def test_both_configs_can_be_moved_together(config, tmp_path):
-    (tmp_path / "here" / "fitted").mkdir(parents=True)
-    given = shutil.copy(config, tmp_path / "here")
-    out = tmp_path / "here" / "fitted" / "out.yaml"
-    fit(given, out, "MODEL.YOLOV3.ANCHORS", THREE)
-    cfg = load_config(str(out))
-    assert yaml.safe_load(out.read_text())["_BASE_"] == f"../{config.name}"
-    shutil.move(tmp_path / "here", tmp_path / "there")
-    assert load_config(str(tmp_path / "there" / "fitted" / "out.yaml")) == cfg
-
-
-def test_blood_cells(cells, tmp_path):
-    out = tmp_path / "out.yaml"
-    printed = fit(ROOT / "configs/bccd/yolov3_mobilenetv2_asff.yaml", out)
-    annotations = json.loads((cells / "train.json").read_text())["annotations"]
-    flat = sum(min(annotation["bbox"][2:]) <= 0 for annotation in annotations)
-    assert flat == 1
-    assert f"bccd_train: {len(annotations) - flat} boxes; " in printed
-    assert f"{flat} degenerate boxes" in printed
-    before, after = next(x for x in printed.splitlines() if "mean best IoU" in x).split()[-2:]
-    assert float(after) > float(before) + 0.1
 
 
 @pytest.mark.parametrize(

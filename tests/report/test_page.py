@@ -280,38 +280,6 @@ def test_long_numbers_and_names_fit(long: Page):
     assert cut == []
 
 
-def test_print_has_no_scroll_bars(long: Page):
-    long.get_by_text("Config: all keys").click()
-    config, hidden = long.locator("#config"), "(x) => x.scrollHeight > x.clientHeight"
-    assert config.evaluate(hidden)
-    long.emulate_media(media="print")
-    try:
-        assert not config.evaluate(hidden)
-    finally:
-        long.emulate_media(media="screen")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out(page: Page, scheme: str):
-    """The contrast of text is at least 4.5, which WCAG 2 demands."""
-    page.emulate_media(color_scheme=scheme)
-    colors = page.evaluate(
-        """() => [document.body, document.querySelector('.quiet'), document.querySelector('nav a')]
-            .map((x) => getComputedStyle(x).color)
-            .concat(getComputedStyle(document.body).backgroundColor)"""
-    )
-    *inks, ground = (luminance(color) for color in colors)
-    for ink in inks:
-        assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) >= 4.5
-
-
-def luminance(color: str) -> float:
-    """Return the relative luminance of "rgb(r, g, b)" (WCAG 2)."""
-    parts = [int(x) / 255 for x in color[color.index("(") + 1 : -1].split(",")[:3]]
-    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
-    return sum(share * x for share, x in zip((0.2126, 0.7152, 0.0722), linear))
-
-
 def test_confusions_of_many_classes_are_listed(page: Page, content: dict, tmp_path: Path):
     names = [f"class {i}" for i in range(25)]
     ground_truth = make_ground_truth(random_images(20, seed=5), names)

@@ -113,11 +113,6 @@ def test_crowded_labels_are_drawn_all_the_same():
     assert len(overlay.labels) == 20
 
 
-def test_samples_without_boxes():
-    white = make_sample()
-    assert (draw_samples([white, {"image": white["image"]}], NAMES) == 255).all()
-
-
 def test_no_samples():
     with pytest.raises(ValueError, match="There are no samples to draw"):
         draw_samples([], NAMES)
@@ -184,15 +179,3 @@ def test_drawings_have_legible_sizes(size, expected):
     middle = image[expected[0] // 2]
     drawn = np.flatnonzero((middle == COLORS[0]).all(axis=1))
     assert abs(int(drawn.max()) - expected[1] // 2) <= 2
-
-
-def test_large_images_have_large_letters():
-    small, large = Overlay(Image.new("RGB", (960, 100))), Overlay(Image.new("RGB", (100, 2880)))
-    assert (large.line, large.font_size) == (3 * small.line, 3 * small.font_size)
-
-
-def test_masks_are_no_hindrance():
-    """Boxes alone are drawn."""
-    found = detections([5.0, 5, 20, 20], scores=[0.9], classes=[0])
-    found.pred_masks = torch.ones(1, 40, 60, dtype=torch.bool)
-    assert (draw_instances(grey(40, 60), found, NAMES)[300, 400] == 128).all()

@@ -79,16 +79,6 @@ def test_maps_show_the_recorded_numbers():
                 assert pixels[int(row), int(column)] == pytest.approx(expected, abs=0.03)
 
 
-def test_titles_names_and_frames():
-    view = make_view()
-    drawn = [axes for axes, _ in maps_of(make_fusion_figure(noise(120, 160), view, NAMES), view)]
-    titles = [*(f"weight of {level}" for level in ("p5", "p4", "p3")), "activation"]
-    assert [axes.get_title() for axes in drawn] == [*titles, *[""] * 8]
-    assert [axes.get_ylabel().split("\n")[0] for axes in drawn[::4]] == ["p5", "p4", "p3"]
-    framed = [i for i, axes in enumerate(drawn) if axes.spines["left"].get_linewidth() == 3]
-    assert framed == [0, 5, 10]  # the self weights
-
-
 def test_maps_lie_on_the_image():
     """An image of 100 x 140 pixels enters as 70 x 98; the last locations go beyond it."""
     view = make_view(image_size=(100, 140), input_size=(70, 98))
