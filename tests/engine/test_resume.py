@@ -1,4 +1,4 @@
-"""A run can be spread, prefetched, stopped and resumed, and remains the same run."""
+"""A training in several processes, with workers or resumed stays the same training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.training import read_checkpoint, run_here, write_batches
 pytestmark = pytest.mark.usefixtures("one_thread", "clean_loggers")
 
 # Everything that is random about a batch; mixup ends with iteration 7, the last 2 have 64 pixels.
-STREAM = (
+RANDOM = (
     *("INPUT.TRAIN_SIZES", "[32, 64, 96, 128]", "INPUT.SIZE_PERIOD", "2", "INPUT.FINAL_SIZE", "64"),
     *("INPUT.FINAL_SIZE_ITERS", "2", "INPUT.MIXUP.PROB", "1.0", "INPUT.MIXUP.MIN_IMAGES", "2"),
     *("INPUT.MIXUP.OFF_ITERS", "4", "INPUT.COLOR.PROB", "0.5", "INPUT.EXPAND.PROB", "0.5"),
@@ -36,7 +36,7 @@ def batches_of(config, tmp_path_factory):
     def batches_of(*options: str, processes: int = 1, start: int = 0) -> list[list]:
         output = tmp_path_factory.mktemp("batches")
         args = ["--config-file", str(config), "--num-gpus", str(processes), "--dist-url", "auto"]
-        args = argument_parser().parse_args([*args, *STREAM, *options, "OUTPUT_DIR", str(output)])
+        args = argument_parser().parse_args([*args, *RANDOM, *options, "OUTPUT_DIR", str(output)])
         args.start = start
         launch(write_batches, setup(args), args)
         shares = [json.loads(path.read_text()) for path in sorted(output.glob("*.json"))]
@@ -48,34 +48,26 @@ def batches_of(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batches(batches_of) -> list[list]:
-    """Those of one process without workers."""
+    """Return the batches of one process without workers."""
     return batches_of()
 
 
-def test_two_processes_see_the_same_stream(batches, batches_of):
-    assert batches_of(processes=2) == batches
-
-
-def test_workers_see_the_same_stream(batches, batches_of):
-    assert batches_of("DATALOADER.NUM_WORKERS", "2") == batches
-
-
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_resumed_stream_goes_on(batches, batches_of, workers):
-    assert batches_of("DATALOADER.NUM_WORKERS", workers, start=5) == batches[5:]
+@pytest.mark.parametrize(
+    ("processes", "workers", "start"), [(2, 0, 0), (1, 2, 0), (1, 0, 5), (1, 2, 5)]
+)
+def test_batches_stay_the_same(batches, batches_of, processes, workers, start):
+    """Processes, workers and a resume after ``start`` batches change no batch."""
+    options = ("DATALOADER.NUM_WORKERS", str(workers))
+    assert batches_of(*options, processes=processes, start=start) == batches[start:]
 
 
 def test_detectron2s_mapper_takes_part(batches_of):
     """Augmentations of Detectron2, at sizes and crops of their own."""
     plain = (
-        "INPUT.SQUARE",
-        "False",
-        "INPUT.MIN_SIZE_TRAIN",
-        "(64, 80)",
-        "INPUT.CROP.TYPE",
-        "relative",
+        *("INPUT.SQUARE", "False", "INPUT.MIN_SIZE_TRAIN", "(64, 80)"),
+        *("INPUT.CROP.TYPE", "relative", "INPUT.CROP.SIZE", "[0.7, 0.7]"),
+        *("INPUT.RANDOM_INTERPOLATION", "False"),
     )
-    plain += ("INPUT.CROP.SIZE", "[0.7, 0.7]", "INPUT.RANDOM_INTERPOLATION", "False")
     for part in ("MIXUP", "COLOR", "EXPAND", "AFFINE"):
         plain += (f"INPUT.{part}.PROB", "0.0")
     batches = batches_of(*plain)
@@ -83,7 +75,7 @@ def test_detectron2s_mapper_takes_part(batches_of):
     assert batches_of(*plain, "DATALOADER.NUM_WORKERS", "2", start=5) == batches[5:]
 
 
-def test_another_seed_is_another_stream(batches, batches_of):
+def test_another_seed_gives_other_batches(batches, batches_of):
     other = batches_of("SEED", "2")
     assert all(a != b for a, b in zip(batches, other))
 
@@ -97,17 +89,6 @@ def test_mixup_ends_exactly(batches_of):
     assert all(max(weights[k]) < 1 for k in range(MIXED))
 
 
-def test_all_images_of_a_batch_have_one_size(batches):
-    sizes = [{tuple(size) for _, size, *_ in batch} for batch in batches]
-    assert all(len(batch) == 1 for batch in sizes)
-    assert sizes[0] == sizes[1] == {(3, 128, 128)}  # the largest first
-    assert sizes[10] == sizes[11] == {(3, 64, 64)}
-    for batch in batches:
-        for _, (_, height, width), _, boxes, *_ in batch:
-            assert all(0 <= x1 < x2 <= width for x1, _, x2, _ in boxes)
-            assert all(0 <= y1 < y2 <= height for _, y1, _, y2 in boxes)
-
-
 def check_same_weights(output: Path, other: Path) -> None:
     found, expected = (read_checkpoint(x / "model_final.pth") for x in (output, other))
     assert found["trainer"]["seed"] == expected["trainer"]["seed"] >= 0
@@ -118,7 +99,7 @@ def check_same_weights(output: Path, other: Path) -> None:
 
 # Six iterations with a checkpoint after three, the last without mixup.
 TRAINING = (
-    *(*STREAM, "SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "3"),
+    *(*RANDOM, "SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "3"),
     *("INPUT.MIXUP.OFF_ITERS", "1", "INPUT.TRAIN_SIZES", "[32, 64]"),
 )
 
@@ -139,27 +120,6 @@ def test_resumed_training_ends_with_the_same_weights(config, tmp_path, seed):
     assert f"Resuming from iteration 3 of {resumed}/model_0000002.pth (seed" in run.output
     assert "not SEED" not in run.output
     check_same_weights(resumed, whole)
-
-
-def test_broken_training_is_made_good(config, tmp_path):
-    """A run that ends in iteration 4 loses what came after its checkpoint, and nothing else."""
-    options = ("--config-file", config, *TRAINING)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run_here(*options, "OUTPUT_DIR", whole)
-    run_step = TrainStep.run_step
-
-    def break_off(self: TrainStep) -> None:
-        if self.iter == 4:
-            raise RuntimeError("the power is gone")
-        run_step(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainStep, "run_step", break_off)
-        assert run_here(*options, "OUTPUT_DIR", broken).code == 1
-    assert not (broken / "model_final.pth").exists()
-    run = run_here("--resume", *options, "OUTPUT_DIR", broken)
-    assert "Resuming from iteration 3 of" in run.output
-    check_same_weights(broken, whole)
 
 
 def test_drawn_seeds_differ(config, tmp_path):
@@ -200,7 +160,7 @@ def test_processes_that_would_start_apart_are_refused(config, tmp_path, monkeypa
 
 
 class Noise(nn.Module):
-    """Keeps what a random layer would draw in each step."""
+    """Model that keeps the random number drawn in each step."""
 
     def __init__(self):
         super().__init__()

@@ -9,14 +9,11 @@ import torch
 import torch.nn.functional as F
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_backbone, build_model
-from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
-from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
-from detectron2.utils.events import EventStorage
+from detectron2.modeling.backbone.fpn import FPN
 from torch import Tensor, nn
 
 from asff.checkpoint import Checkpointer
 from asff.modeling import ASFFFPN
-from tests.helpers import make_instances
 from tests.modeling.narrow_fpn import CHANNELS, FEATURES, RCNN, RETINANET, fpn_cfg
 
 SELF = 0.95  # the default of INIT_SELF_WEIGHT
@@ -293,22 +290,3 @@ def test_swaps_into_lazy_configs(name):
         keys = set(instantiate(model).state_dict())
     assert stock < keys
     assert all(key.startswith("backbone.asff.") for key in keys - stock)
-
-
-def test_trains_fcos():
-    """FCOS makes p6 and p7 from p5, before it is fused."""
-    backbone = ASFFFPN(
-        bottom_up=build_backbone(fpn_cfg("build_resnet_backbone")),
-        in_features=FEATURES[RETINANET],
-        out_channels=CHANNELS,
-        top_block=LastLevelP6P7(CHANNELS, CHANNELS, in_feature="p5"),
-    )
-    shapes = backbone.output_shape()
-    head = FCOSHead(input_shape=[*shapes.values()], num_classes=2, conv_dims=[CHANNELS])
-    pixels = {"pixel_mean": [0.0] * 3, "pixel_std": [255.0] * 3}
-    model = FCOS(backbone=backbone, head=head, head_in_features=[*shapes], num_classes=2, **pixels)
-    gt = make_instances([[4, 4, 40, 40]], [1], image_size=(64, 64))
-    batch = [{"image": torch.randint(256, (3, 64, 64)), "instances": gt}]
-    with EventStorage():
-        sum(model(batch).values()).backward()
-    assert all(p.grad is not None for p in backbone.asff.parameters())
