@@ -15,13 +15,11 @@ import io
 import os
 import platform
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,21 +28,13 @@ DISTRIBUTIONS = """torch torchvision detectron2 sal-detectron2 numpy pillow open
 opencv-python opencv-contrib-python-headless opencv-contrib-python pycocotools fvcore iopath
 scikit-learn timm setuptools""".split()
 
+SETUP = "make setup"
+SHARED_MEMORY = "give the container more shared memory, or set DATALOADER.NUM_WORKERS 0"
 
-class Part(NamedTuple):
-    """A part that must work.
 
-    Args:
-        name: printed in the report.
-        needs: names of the parts without which it is not tried.
-        attempt: tries it, and returns a short description; raises if it does not work.
-        fix: advice if it does not.
-    """
-
-    name: str
-    needs: list[str]
-    attempt: Callable[[], str]
-    fix: str = "make setup"
+def expect(got: object, wanted: object) -> None:
+    if got != wanted:
+        raise RuntimeError(f"gave {got} instead of {wanted}")
 
 
 def try_python() -> str:
@@ -55,20 +45,16 @@ def try_python() -> str:
 
 
 def try_import(name: str) -> Callable[[], str]:
-    def attempt() -> str:
-        module = importlib.import_module(name)
-        return str(getattr(module, "__version__", "imported"))
-
-    return attempt
+    return lambda: str(getattr(importlib.import_module(name), "__version__", "imported"))
 
 
-def try_torch_nms() -> str:
+def try_nms(device: str = "cpu") -> str:
     import torch
     from torchvision.ops import nms
 
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
-    kept = nms(boxes, torch.tensor([0.5, 0.9, 0.8]), 0.5).tolist()
-    expect(kept, [1, 2])
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]], device=device)
+    scores = torch.tensor([0.5, 0.9, 0.8], device=device)
+    expect(nms(boxes, scores, 0.5).tolist(), [1, 2])
     return "keeps the better of two boxes"
 
 
@@ -109,14 +95,14 @@ def try_coco_eval() -> str:
     from pycocotools.cocoeval import COCOeval
 
     box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50]}
+    gt = COCO()
+    gt.dataset = {
+        "info": {},
+        "images": [{"id": 1, "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [{**box, "id": 1, "area": 2500, "iscrowd": 0}],
+    }
     with contextlib.redirect_stdout(io.StringIO()):
-        gt = COCO()
-        gt.dataset = {
-            "info": {},
-            "images": [{"id": 1, "width": 100, "height": 100}],
-            "categories": [{"id": 1, "name": "thing"}],
-            "annotations": [{**box, "id": 1, "area": 2500, "iscrowd": 0}],
-        }
         gt.createIndex()
         evaluation = COCOeval(gt, gt.loadRes([{**box, "score": 0.9}]), "bbox")
         evaluation.evaluate()
@@ -132,14 +118,13 @@ def try_detectron2_model() -> str:
     from detectron2.modeling import build_model
 
     cfg = get_cfg()
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-    cfg.MODEL.BACKBONE.NAME = "build_retinanet_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.DEPTH = 18
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
-    cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[size] for size in (32, 64, 128, 256, 512)]
+    cfg.merge_from_list(
+        """MODEL.DEVICE cpu MODEL.META_ARCHITECTURE RetinaNet
+        MODEL.BACKBONE.NAME build_retinanet_resnet_fpn_backbone
+        MODEL.RESNETS.OUT_FEATURES ["res3","res4","res5"]
+        MODEL.FPN.IN_FEATURES ["res3","res4","res5"]
+        MODEL.ANCHOR_GENERATOR.SIZES [[32],[64],[128],[256],[512]]""".split()
+    )
     model = build_model(cfg).eval()
     with torch.no_grad():
         (output,) = model([{"image": torch.zeros(3, 64, 64)}])
@@ -160,26 +145,16 @@ def try_gloo() -> str:
     import torch
     import torch.distributed as dist
 
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{folder}/group",
-            rank=0,
-            world_size=1,
-            timeout=timedelta(seconds=30),
-        )
-        try:
-            value = torch.ones(1)
-            dist.all_reduce(value)
-            expect(value.item(), 1.0)
-        finally:
-            dist.destroy_process_group()
+    options = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    dist.init_process_group("gloo", timeout=timedelta(seconds=30), **options)
+    dist.all_reduce(value := torch.ones(1))
+    expect(value.item(), 1.0)
+    dist.destroy_process_group()
     return "a process group of one"
 
 
 def try_cuda() -> str:
     import torch
-    from torchvision.ops import nms
 
     if not torch.cuda.is_available():
         if Path("/proc/driver/nvidia").exists():
@@ -188,8 +163,7 @@ def try_cuda() -> str:
     for index in range(torch.cuda.device_count()):
         x = torch.rand(64, 64, device=f"cuda:{index}")
         expect(torch.allclose((x @ x).cpu(), x.cpu() @ x.cpu(), rtol=1e-2), True)
-        boxes = torch.tensor([[0.0, 0, 10, 10]], device=x.device)
-        expect(nms(boxes, torch.ones(1, device=x.device), 0.5).tolist(), [0])
+        try_nms(f"cuda:{index}")
     return f"matrix product and NMS on {torch.cuda.device_count()} device(s)"
 
 
@@ -203,103 +177,92 @@ def try_asff() -> str:
     return str(here.relative_to(ROOT))
 
 
-def expect(got: object, wanted: object) -> None:
-    if got != wanted:
-        raise RuntimeError(f"gave {got} instead of {wanted}")
-
-
+# Name, names of the parts without which it is not tried, function, and the fix where it raises.
 PARTS = [
-    Part("python", [], try_python, "make PYTHON=python3.11 setup"),
-    Part("torch", [], try_import("torch")),
-    Part("torchvision", ["torch"], try_import("torchvision")),
-    Part("numpy", [], try_import("numpy")),
-    Part("pillow", [], try_pillow),
-    Part("opencv", ["numpy"], try_opencv, "make setup, or pip install opencv-python-headless"),
-    Part("pycocotools", ["numpy"], try_coco_eval),
-    Part("fvcore", ["torch"], try_import("fvcore")),
-    Part("iopath", [], try_import("iopath")),
-    Part("detectron2", ["torch"], try_import("detectron2")),
-    Part("NMS", ["torch", "torchvision"], try_torch_nms),
-    Part("deformable convolution", ["torch", "torchvision"], try_deform_conv),
-    Part("Detectron2's models", ["torch", "detectron2"], try_detectron2_model),
-    Part("Detectron2's engine", ["torch", "detectron2"], try_import("detectron2.engine")),
-    Part("Detectron2's evaluation", ["torch", "detectron2"], try_import("detectron2.evaluation")),
-    Part(
-        "data workers",
-        ["torch"],
-        try_workers,
-        "give the container more shared memory, or set DATALOADER.NUM_WORKERS 0",
-    ),
-    Part("gloo", ["torch"], try_gloo, "let the host's name resolve, or set GLOO_SOCKET_IFNAME=lo"),
-    Part("CUDA", ["torch", "torchvision"], try_cuda, "install the torch that fits the driver"),
-    Part("asff", [], try_asff, "make setup, or pip install -e . in this folder"),
+    ("python", "", try_python, "make PYTHON=python3.11 setup"),
+    ("torch", "", try_import("torch"), SETUP),
+    ("torchvision", "torch", try_import("torchvision"), SETUP),
+    ("numpy", "", try_import("numpy"), SETUP),
+    ("pillow", "", try_pillow, SETUP),
+    ("opencv", "numpy", try_opencv, "make setup, or pip install opencv-python-headless"),
+    ("pycocotools", "numpy", try_coco_eval, SETUP),
+    ("fvcore", "torch", try_import("fvcore"), SETUP),
+    ("iopath", "", try_import("iopath"), SETUP),
+    ("detectron2", "torch", try_import("detectron2"), SETUP),
+    ("NMS", "torch torchvision", try_nms, SETUP),
+    ("deformable convolution", "torch torchvision", try_deform_conv, SETUP),
+    ("Detectron2's models", "torch detectron2", try_detectron2_model, SETUP),
+    ("Detectron2's engine", "torch detectron2", try_import("detectron2.engine"), SETUP),
+    ("Detectron2's evaluation", "torch detectron2", try_import("detectron2.evaluation"), SETUP),
+    ("data workers", "torch", try_workers, SHARED_MEMORY),
+    ("gloo", "torch", try_gloo, "let the host's name resolve, or set GLOO_SOCKET_IFNAME=lo"),
+    ("CUDA", "torch torchvision", try_cuda, "install the torch that fits the driver"),
+    ("asff", "", try_asff, "make setup, or pip install -e . in this folder"),
 ]
 
 
-def version_lines() -> Iterator[str]:
-    yield f"{'python':<24} {platform.python_version()}  {sys.executable}"
-    yield f"{'platform':<24} {platform.platform()}"
+def version_lines() -> Iterator[tuple[str, str]]:
+    yield "python", f"{platform.python_version()}  {sys.executable}"
+    yield "platform", platform.platform()
     for name in DISTRIBUTIONS:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            yield f"{name:<24} {metadata.version(name)}"
+            yield name, metadata.version(name)
 
 
-def device_lines() -> Iterator[str]:
+def device_lines() -> Iterator[tuple[str, str]]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield f"{'cpu':<24} {usable} of {os.cpu_count()} cores usable, {memory:.0f} GiB of memory"
+    yield "cpu", f"{usable} of {os.cpu_count()} cores usable, {memory:.0f} GiB of memory"
     try:
         import torch
     except Exception:
-        yield f"{'cuda':<24} unknown without torch"
+        yield "cuda", "unknown without torch"
         return
-    yield f"{'threads':<24} {torch.get_num_threads()} of torch"
+    yield "threads", f"{torch.get_num_threads()} of torch"
     if not torch.cuda.is_available():
-        yield f"{'cuda':<24} none"
+        yield "cuda", "none"
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         yield (
-            f"{f'cuda:{index}':<24} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, "
-            f"compute capability {gpu.major}.{gpu.minor}, CUDA {torch.version.cuda}"
+            f"cuda:{index}",
+            f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, "
+            f"compute capability {gpu.major}.{gpu.minor}, CUDA {torch.version.cuda}",
         )
 
 
-def examine(parts: list[Part]) -> list[Part]:
-    """Try the parts in turn, print a line for each, and return those that do not work."""
-    failed = []
-    for part in parts:
-        absent = [need for need in part.needs if need in {bad.name for bad in failed}]
-        if absent:
-            print(f"  --    {part.name}: not tried without {' and '.join(absent)}")
+def try_parts() -> list[str]:
+    """Try the parts in turn, print a line for each, and return the fixes of those that fail."""
+    failed: dict[str, str] = {}
+    for name, needs, attempt, fix in PARTS:
+        if absent := [need for need in needs.split() if need in failed]:
+            print(f"  --    {name}: not tried without {' and '.join(absent)}")
             continue
         try:
-            print(f"  ok    {part.name}: {part.attempt()}")
-        except KeyboardInterrupt:
-            raise
-        # SystemExit and the like are faults of the part too, and the other parts still count.
-        except BaseException as error:
+            print(f"  ok    {name}: {attempt()}")
+        except (Exception, SystemExit) as error:  # the other parts still count
             words = str(error).strip().splitlines() or [""]
-            print(f"  FAIL  {part.name}: {type(error).__name__}: {words[0]}")
-            print(f"        fix: {part.fix}")
-            failed.append(part)
-    return failed
+            print(f"  FAIL  {name}: {type(error).__name__}: {words[0]}\n        fix: {fix}")
+            failed[name] = fix
+    return list(failed.values())
 
 
 def main() -> int:
     warnings.simplefilter("ignore")  # a deprecation inside Detectron2 is no fault of this machine
-    print("Versions", *version_lines(), sep="\n  ")
-    print("\nDevices", *device_lines(), sep="\n  ")
+    for title, lines in (("Versions", version_lines()), ("\nDevices", device_lines())):
+        print(title)
+        for name, value in lines:
+            print(f"  {name:<24} {value}")
     print("\nParts")
-    failed = examine(PARTS)
+    fixes = try_parts()
     print()
-    if not failed:
+    if not fixes:
         print("All parts work.")
         return 0
     own = ROOT / ".venv"
     if (own / "bin" / "python").exists() and Path(sys.prefix).resolve() != own.resolve():
         print("Not all parts work here; `make setup` has its own: .venv/bin/python tools/doctor.py")
     else:
-        print(f"Not all parts work. First: {failed[0].fix}")
+        print(f"Not all parts work. First: {fixes[0]}")
     return 1
 
 

@@ -35,8 +35,9 @@ OFFICIAL = (
     "@02b5c4e295e990042a714712c21dc79b731e8833"
 )
 
+# Fails without pip.
 PROBE = """
-import json, sys
+import json, pip, sys
 found = ""
 try:
     from detectron2 import __version__
@@ -64,15 +65,6 @@ def check_python(version: tuple) -> None:
         f"Python {this} is too {fault} for the pinned packages, which need {oldest} to {newest}: "
         "name another one, as in `make PYTHON=python3.11 setup`."
     )
-
-
-def check_venv_module() -> None:
-    """Raise Missing if Python comes without venv, as on Debian."""
-    if not (find_spec("venv") and find_spec("ensurepip")):
-        raise Missing(
-            f"{sys.executable} cannot make environments: install its venv module "
-            "(on Debian and Ubuntu, `apt-get install python3-venv`)."
-        )
 
 
 def check_wheel_platform(system: str, machine: str) -> None:
@@ -117,24 +109,17 @@ def pip(python: Path, *arguments: object) -> None:
 
 
 def probe(python: Path) -> dict:
-    """Return the version of an environment's Python, and which Detectron2 it can import."""
+    """Return an environment's Python version and importable Detectron2; empty without pip."""
+    if not python.exists():
+        return {}
     # Another folder than the user's, in which a clone of Detectron2 could be imported.
     result = subprocess.run(
-        [str(python), "-c", PROBE], stdout=subprocess.PIPE, cwd=str(python.parent), check=True
+        [str(python), "-c", PROBE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=str(python.parent),
     )
-    return json.loads(result.stdout.decode().splitlines()[-1])
-
-
-def has_pip(python: Path) -> bool:
-    return (
-        python.exists()
-        and subprocess.run(
-            [str(python), "-m", "pip", "--version"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ).returncode
-        == 0
-    )
+    return {} if result.returncode else json.loads(result.stdout.decode().splitlines()[-1])
 
 
 def install_wheel(python: Path) -> None:
@@ -157,12 +142,6 @@ def install_wheel(python: Path) -> None:
         pip(python, "install", "--quiet", "--no-deps", plain)
 
 
-def install_official(python: Path) -> None:
-    """Build upstream's Detectron2 against the torch that is installed."""
-    pip(python, "uninstall", "--yes", WHEEL.split("==")[0])
-    pip(python, "install", "--no-build-isolation", "--no-deps", OFFICIAL)
-
-
 def setup(venv: Path, detectron2: str) -> None:
     """Bring `venv` to the state that the Makefile's targets need.
 
@@ -172,8 +151,8 @@ def setup(venv: Path, detectron2: str) -> None:
             replaces the wheel.
     """
     python = venv / "bin" / "python"
-    ready = has_pip(python)
-    state = probe(python) if ready else {"python": sys.version_info[:2], "detectron2": ""}
+    found = probe(python)
+    state = found or {"python": sys.version_info[:2], "detectron2": ""}
 
     # It was built against the torch beside it, which setup.cfg's ranges keep and the pins may not.
     if state["detectron2"] == "other":
@@ -187,15 +166,21 @@ def setup(venv: Path, detectron2: str) -> None:
         check_build_tools()
     elif not keep_wheel:
         check_wheel_platform(platform.system(), platform.machine())
-    if not ready:
-        check_venv_module()
+    if not found:
+        if not (find_spec("venv") and find_spec("ensurepip")):  # as on Debian
+            raise Missing(
+                f"{sys.executable} cannot make environments: install its venv module "
+                "(on Debian and Ubuntu, `apt-get install python3-venv`)."
+            )
         run(sys.executable, "-m", "venv", venv)
 
     print("Installing the pinned packages: several GB and some minutes the first time.", flush=True)
     pip(python, "install", "--quiet", "--constraint", "requirements.txt", "setuptools", "wheel")
     pip(python, "install", "--no-build-isolation", "--requirement", "requirements.txt")
     if detectron2 == "official":
-        install_official(python)
+        pip(python, "uninstall", "--yes", WHEEL.split("==")[0])
+        # Against the torch that is installed.
+        pip(python, "install", "--no-build-isolation", "--no-deps", OFFICIAL)
     elif not keep_wheel:
         install_wheel(python)
     pip(python, "install", "--quiet", "--no-build-isolation", "--no-deps", "--editable", ".")
@@ -209,12 +194,9 @@ def main() -> int:
     args = parser.parse_args()
     try:
         setup(Path(os.path.abspath(str(args.venv.expanduser()))), args.detectron2)
-    except Missing as error:
+    except (Missing, ValueError) as error:
         print(error, file=sys.stderr)
-        return 2
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, Missing) else 1
     except subprocess.CalledProcessError as error:
         print(f"This failed, see above: {' '.join(error.cmd)}", file=sys.stderr)
         return 1
