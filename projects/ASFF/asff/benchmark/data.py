@@ -109,20 +109,21 @@ def _write_photographs(folder: Path, number: int, quality: int, num_classes: int
         path = str(folder / f"{index}.jpg")
         image, boxes = _draw_photograph(rng)
         cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        annotations = [
-            {
-                "bbox": box,
-                "bbox_mode": BoxMode.XYWH_ABS,
-                "category_id": int(rng.integers(num_classes)),
-                "iscrowd": 0,
-            }
-            for box in boxes.tolist()
-        ]
-        shape = {"height": HEIGHT, "width": WIDTH}
-        dataset_dicts.append(
-            {"file_name": path, "image_id": index, **shape, "annotations": annotations}
-        )
+        classes = [int(rng.integers(num_classes)) for _ in boxes]
+        dataset_dicts.append(make_dataset_dict(path, index, boxes.tolist(), classes))
     return dataset_dicts
+
+
+def make_dataset_dict(
+    file_name: str, image_id: int, boxes: Sequence[Sequence[float]], classes: Sequence[int]
+) -> dict:
+    """Make the dataset dict of an image with boxes x, y, w, h in pixels."""
+    annotations = [
+        {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": category, "iscrowd": 0}
+        for box, category in zip(boxes, classes)
+    ]
+    shape = {"height": HEIGHT, "width": WIDTH}
+    return {"file_name": file_name, **shape, "image_id": image_id, "annotations": annotations}
 
 
 def _draw_photograph(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

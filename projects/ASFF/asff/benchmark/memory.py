@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetFromList
-from detectron2.structures import BoxMode
 from tabulate import tabulate
 from tqdm import tqdm, trange
 
 from ..data.batch_plan import BatchPlan, BatchPlanSampler, MixupSchedule, SizeSchedule
 from ..data.loader import TrainingLoader
 from ..data.training_dataset import TrainingDataset
+from .data import BOXES, make_dataset_dict
 
-BATCH, BOXES = 64, 7
+BATCH = 64
 MIB = 2**20
 
 
@@ -65,16 +65,8 @@ def _generate_dicts(number: int) -> Iterator[dict]:
     rng = np.random.default_rng(0)
     for index in trange(number, desc="generating dataset dicts", unit_scale=True):
         boxes = rng.uniform(1, 300, (BOXES, 4)).tolist()
-        yield {
-            "file_name": f"datasets/coco/train2017/{index:012d}.jpg",
-            "height": 480,
-            "width": 640,
-            "image_id": index,
-            "annotations": [
-                {"bbox": x, "bbox_mode": BoxMode.XYWH_ABS, "category_id": i, "iscrowd": 0}
-                for i, x in enumerate(boxes)
-            ],
-        }
+        file_name = f"datasets/coco/train2017/{index:012d}.jpg"
+        yield make_dataset_dict(file_name, index, boxes, range(BOXES))
 
 
 def _touch(dataset_dict: dict, other: dict | None, *, weight: float, size: int) -> dict:
