@@ -259,16 +259,15 @@ def write_checkpoint(config: Path, folder: Path, *options: object) -> Path:
     return folder / "model.pth"
 
 
-class SpoiledLoader:
-    """Data loader that keeps a copy of the model's parameters before one batch.
+class RecordingLoader:
+    """Data loader that keeps the files of one batch and the model's parameters before it.
 
     Args:
         batch: index of that batch.
-        spoil: put an infinite pixel into the batch.
     """
 
-    def __init__(self, loader: Iterable, batch: int, model: nn.Module, *, spoil: bool):
-        self.loader, self.batch, self.model, self.spoil = loader, batch, model, spoil
+    def __init__(self, loader: Iterable, batch: int, model: nn.Module):
+        self.loader, self.batch, self.model = loader, batch, model
         self.files: list[str] = []
         self.parameters: list[Tensor] = []
 
@@ -277,9 +276,6 @@ class SpoiledLoader:
             if index == self.batch:
                 self.files = [x["file_name"] for x in batch]
                 self.parameters = [p.detach().clone() for p in self.model.parameters()]
-                if self.spoil:
-                    batch[0]["image"] = batch[0]["image"].float()
-                    batch[0]["image"][0, 0, 0] = float("inf")
             yield batch
 
 
@@ -288,7 +284,7 @@ def train_on_bad_loss(cfg: CfgNode, args: argparse.Namespace) -> None:
     default_setup(cfg, args)
     trainer = Trainer(cfg)
     step, rank = trainer._trainer, comm.get_rank()
-    step.data_loader = loader = SpoiledLoader(step.data_loader, 2, step.model, spoil=False)
+    step.data_loader = loader = RecordingLoader(step.data_loader, 2, step.model)
 
     def spoil(module: nn.Module, inputs: tuple, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         # Its gradient stays finite: nothing but the loss itself tells, and only in this process.

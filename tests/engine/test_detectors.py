@@ -61,10 +61,27 @@ FREEBIES = (
 )
 
 
-@pytest.mark.parametrize("options", [(), FREEBIES], ids=["own mapper", "square"])
-@pytest.mark.parametrize("name", DETECTORS)
+ASFF_RETINANET = ("MODEL.BACKBONE.NAME", "build_retinanet_resnet_asff_fpn_backbone")
+ASFF_RCNN = ("MODEL.BACKBONE.NAME", "build_resnet_asff_fpn_backbone")
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("RetinaNet", ()),
+        ("GeneralizedRCNN", FREEBIES),
+        ("RetinaNet", (*ASFF_RETINANET, *FREEBIES)),
+        ("GeneralizedRCNN", ASFF_RCNN),
+        ("GeneralizedRCNN", (*ASFF_RCNN, *MASKS)),
+        ("GeneralizedRCNN", (*ASFF_RCNN, *CASCADE)),
+    ],
+    ids=[
+        *("RetinaNet, own mapper", "Faster R-CNN, square", "ASFF RetinaNet, square"),
+        *("ASFF Faster R-CNN", "ASFF Mask R-CNN", "ASFF Cascade R-CNN"),
+    ],
+)
 def test_trains_and_evaluates(datasets, tmp_path: Path, name, options):
-    """Batches of all 12 images, one of them without objects."""
+    """Batches hold all 12 images, one of them without objects; one key adds ASFF."""
     config = tmp_path / "detector.yaml"
     config.write_text(COMMON + DETECTORS[name] + REST)
     run = run_here("--config-file", config, *options, "OUTPUT_DIR", tmp_path)
@@ -72,32 +89,11 @@ def test_trains_and_evaluates(datasets, tmp_path: Path, name, options):
     assert metrics(tmp_path)[0]["total_loss"] > 0
     # The class count follows the data.
     assert ".NUM_CLASSES: 4, as shapes_train has" in run.output
-    assert "copypaste: AP,AP50,AP75" in (tmp_path / "log.txt").read_text()
-
-
-@pytest.mark.parametrize(
-    "name, builder, options",
-    [
-        ("RetinaNet", "build_retinanet_resnet_asff_fpn_backbone", ()),
-        ("GeneralizedRCNN", "build_resnet_asff_fpn_backbone", ()),
-        ("GeneralizedRCNN", "build_resnet_asff_fpn_backbone", MASKS),
-        ("GeneralizedRCNN", "build_resnet_asff_fpn_backbone", CASCADE),
-    ],
-    ids=["RetinaNet", "Faster R-CNN", "Mask R-CNN", "Cascade R-CNN"],
-)
-def test_trains_and_evaluates_with_asff_fpn(datasets, tmp_path: Path, name, builder, options):
-    """One key swaps it in."""
-    config = tmp_path / "detector.yaml"
-    config.write_text(COMMON + DETECTORS[name] + REST)
-    options = ("MODEL.BACKBONE.NAME", builder, *options, "OUTPUT_DIR", tmp_path)
-    run = run_here("--config-file", config, *options)
-    assert run.code == 0, run.output
-    assert metrics(tmp_path)[0]["total_loss"] > 0
-    assert (tmp_path / "log.txt").read_text().count("copypaste: AP,AP50,AP75") == (
-        2 if "MODEL.MASK_ON" in options else 1
-    )
+    num_tasks = 2 if "MODEL.MASK_ON" in options else 1
+    assert (tmp_path / "log.txt").read_text().count("copypaste: AP,AP50,AP75") == num_tasks
     weights = read_checkpoint(tmp_path / "model_final.pth")["model"]
-    assert any(key.startswith("backbone.asff.fuse.") for key in weights)
+    has_fusion = any(key.startswith("backbone.asff.fuse.") for key in weights)
+    assert has_fusion is ("MODEL.BACKBONE.NAME" in options)
 
 
 @pytest.mark.slow
@@ -105,8 +101,7 @@ def test_two_processes_train_asff_fpn(datasets, tmp_path: Path):
     """Every parameter gets a gradient, also those behind zeros: DistributedDataParallel waits."""
     config = tmp_path / "detector.yaml"
     config.write_text(COMMON + DETECTORS["RetinaNet"] + REST)
-    builder = ("MODEL.BACKBONE.NAME", "build_retinanet_resnet_asff_fpn_backbone")
-    options = (*builder, "MODEL.ASFF_FPN.NORM", "SyncBN", "OUTPUT_DIR", tmp_path)
+    options = (*ASFF_RETINANET, "MODEL.ASFF_FPN.NORM", "SyncBN", "OUTPUT_DIR", tmp_path)
     run = run_apart("--config-file", config, "--num-gpus", 2, *options)
     assert run.code == 0, run.output
     assert "MODEL.ASFF_FPN.NORM: naiveSyncBN instead of SyncBN" in run.output
