@@ -1,10 +1,13 @@
-"""An image on disk with its dataset dict."""
+"""An image on disk with its dataset dict, and datasets that a test registers."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 
@@ -22,3 +25,19 @@ def dataset_dict(tmp_path) -> dict:
         for k, box in enumerate(boxes)
     ]
     return {"file_name": str(path), "height": 50, "width": 100, "annotations": annotations}
+
+
+@pytest.fixture
+def register() -> Iterator[Callable[..., None]]:
+    """Register datasets for the length of a test."""
+    names = []
+
+    def register(name: str, load: Callable[[], list[dict]] = list, **metadata) -> None:
+        names.append(name)
+        DatasetCatalog.register(name, load)
+        MetadataCatalog.get(name).set(**metadata)
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

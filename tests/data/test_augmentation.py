@@ -1,5 +1,3 @@
-"""Random geometry and colour: the range of results, and boxes that follow their objects."""
-
 from __future__ import annotations
 
 from collections import Counter
@@ -22,7 +20,7 @@ from asff.data.augmentation import (
     ResizeLongestEdge,
     ResizeSquare,
 )
-from tests.data.rectangles import draw, extent, noise, write
+from tests.data.rectangles import extent, noise, write
 
 ALL = [
     RandomColor(),
@@ -44,7 +42,6 @@ def augment(augmentation, image, boxes=None, seed=0) -> tuple[np.ndarray, np.nda
 
 @pytest.mark.parametrize("augmentation", ALL, ids=lambda x: type(x).__name__)
 def test_results_follow_the_seed_and_leave_the_input_alone(augmentation):
-    """The input may come from a cache."""
     image, boxes = noise(40, 60), np.array([[5.0, 5, 25, 35], [30, 10, 50, 30]])
     results = [augment(augmentation, image, boxes.copy(), seed) for seed in (1, 2, 3, 4, 1)]
     for first, last in zip(results[0], results[-1]):
@@ -105,18 +102,6 @@ def test_saturation_and_hue(part, limit, count, image_format):
         assert min(differences) < 1.2
     assert min(found) < -0.9 * limit and max(found) > 0.9 * limit
     assert 30 <= sum(abs(x) < limit / 100 for x in found) <= 70
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_expand_keeps_pixels_and_moves_boxes(seed):
-    image = noise(20, 30)
-    expanded, boxes = augment(RandomExpand(3.0), image, np.array([[3, 4, 20, 15]]), seed)
-    left, top = (boxes[0, :2] - (3, 4)).astype(int)
-    assert (boxes[0, 2:] - boxes[0, :2]).tolist() == [17, 11]
-    inside = np.zeros(expanded.shape[:2], bool)
-    inside[top : top + 20, left : left + 30] = True
-    np.testing.assert_array_equal(expanded[inside].reshape(image.shape), image)
-    assert (expanded[~inside] == FILL).all()
 
 
 def test_expand_goes_to_its_limits():
@@ -264,7 +249,6 @@ def test_resize_square_draws_every_interpolation():
 
 @pytest.mark.parametrize("augmentation", ALL, ids=lambda x: type(x).__name__)
 def test_in_detectron2s_own_mapper(tmp_path, augmentation):
-    """Boxes and masks follow their object."""
     dataset_dict = write(tmp_path / "x.png", 60, 90, {1: (30, 20, 60, 40)})
     (annotation,) = dataset_dict["annotations"]
     annotation["segmentation"] = [[30.0, 20, 60, 20, 60, 40, 30, 40]]
@@ -286,17 +270,3 @@ def test_in_detectron2s_own_mapper(tmp_path, augmentation):
         (polygons,) = instances.gt_masks.polygons
         corners = polygons[0].reshape(-1, 2).clip(0, image.shape[:0:-1])
         np.testing.assert_allclose([*corners.min(0), *corners.max(0)], box, atol=1e-3)
-
-
-def test_crops_need_the_boxes_that_detectron2s_mapper_keeps(tmp_path):
-    """There they do nothing, as Detectron2's own, rather than cut objects off."""
-    boxes = {0: (2, 2, 8, 8), 1: (80, 50, 88, 58)}
-    dataset_dict = write(tmp_path / "x.png", 60, 90, boxes)
-    crop = T.RandomApply(RandomMinIoUCrop(), 1.0)
-    mapper = DatasetMapper(is_train=True, augmentations=[crop], image_format="RGB")
-    for seed in range(10):
-        np.random.seed(seed)
-        mapped = mapper(dataset_dict)
-        image = mapped["image"].numpy().transpose(1, 2, 0)
-        np.testing.assert_array_equal(image, draw(60, 90, boxes))
-        assert len(mapped["instances"]) == 2

@@ -1,11 +1,8 @@
-"""From the config to mappers, batch plans and loaders."""
-
 from __future__ import annotations
 
 import json
 import logging
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.datasets import load_coco_json
 
-from asff import add_asff_config
 from asff.config_files import load_config
 from asff.data import (
     build_batch_plan,
@@ -163,16 +157,6 @@ def test_limit_of_the_cache(dataset_dict, monkeypatch, caplog, cache, limit):
     assert f"limit of this process: {limit}, by DATALOADER.CACHE_LIMIT" in caplog.messages[0]
 
 
-def test_other_detectors_keep_their_mapper(dataset_dict):
-    """RetinaNet: the shorter side to 200 pixels, aspect ratio kept."""
-    cfg = get_cfg()
-    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-    cfg.INPUT.MIN_SIZE_TRAIN = (200,)
-    add_asff_config(cfg)
-    mapped = build_train_mapper(cfg)(dataset_dict, None, weight=1.0, size=64)
-    assert mapped["image"].shape == (3, 200, 400)
-
-
 def tiny_cfg(config, *options):
     return load_config(str(config), ["SOLVER.IMS_PER_BATCH", NUM_TRAIN, *options])
 
@@ -189,15 +173,6 @@ def test_images_without_boxes(config, caplog, drop):
     assert "degenerate (zero-area) boxes (1)" in warning
     mapped = build_train_mapper(cfg)(flat, size=64)
     assert len(mapped["instances"]) == len(flat["annotations"]) - 1
-
-
-def test_batch_with_an_empty_image(config):
-    cfg = tiny_cfg(config, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False)
-    batch = next(iter(build_train_loader(cfg)))
-    assert len({x["file_name"] for x in batch}) == len(batch) == NUM_TRAIN
-    assert {x["image"].shape for x in batch} == {(3, 64, 64)}
-    (empty,) = [x["instances"] for x in batch if x["file_name"].endswith(f"train_{EMPTY}.png")]
-    assert len(empty) == 0 and empty.gt_boxes.tensor.shape == (0, 4)
 
 
 def test_seed_and_dicts_of_the_loader(config):
@@ -217,11 +192,6 @@ def test_seed_and_dicts_of_the_loader(config):
 def test_negative_seed_is_drawn():
     assert [resolve_seed(detector_cfg("SEED", seed)) for seed in (5, 0)] == [5, 0]
     assert len({resolve_seed(detector_cfg("SEED", -1)) for _ in range(5)}) > 1
-
-
-def test_workers_of_the_config(config):
-    loader = build_train_loader(tiny_cfg(config, "DATALOADER.NUM_WORKERS", 2))
-    assert loader.batches.num_workers == 2
 
 
 def plan_of(num_images: int, *options: object):
@@ -299,15 +269,6 @@ def test_large_sums_do_not_drift():
     assert set(np.bincount(build_batch_plan(cfg, dicts, seed=1).order(0))) == {1, 2}
 
 
-def test_phases_count_repeats():
-    """Class 1 is in 1 of 25 images, seen sqrt(0.16 / 0.04) times: 2 epochs are 26 batches of 2."""
-    dicts = [{"annotations": [{"category_id": int(i == 0)}]} for i in range(25)]
-    options = ("DATALOADER.REPEAT_THRESHOLD", 0.16, "INPUT.MIXUP.OFF_EPOCHS", 2.0)
-    schedule = ("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 100)
-    cfg = detector_cfg(*SQUARE, *REPEATED, *options, *schedule)
-    assert build_batch_plan(cfg, dicts, seed=1).mixup.end == 100 - 26
-
-
 def test_wide_and_high_images_are_grouped_where_they_keep_their_shape():
     """Images of unknown size are with the high ones, and so are square ones."""
     sizes = [{"width": 3, "height": 2}, {"width": 2, "height": 2}, {}]
@@ -323,28 +284,15 @@ def test_repeat_factors():
     """Class 1 is in a quarter of the images: sqrt(1 / 0.25) is 2, and an epoch has 5 images."""
     kinds = [[0], [0], [0, 1], [0]]
     dataset_dicts = [{"annotations": [{"category_id": k} for k in classes]} for classes in kinds]
-    cfg = detector_cfg(*SQUARE, *REPEATED, "DATALOADER.REPEAT_THRESHOLD", 1.0)
+    options = ("DATALOADER.REPEAT_THRESHOLD", 1.0, "INPUT.MIXUP.OFF_EPOCHS", 2.0)
+    schedule = ("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 100)
+    cfg = detector_cfg(*SQUARE, *REPEATED, *options, *schedule)
     plan = build_batch_plan(cfg, dataset_dicts, 3)
     assert plan.epoch_length == 5
+    assert plan.mixup.end == 100 - 5  # two epochs in batches of 2
     assert plan.repeat_factors.tolist() == [1, 1, 2, 1]
     cfg.DATALOADER.REPEAT_SQRT = False  # 1 / 0.25 is 4
     assert build_batch_plan(cfg, dataset_dicts, 3).repeat_factors.tolist() == [1, 1, 4, 1]
-
-
-@pytest.fixture
-def register():
-    """Register a dataset for the length of a test."""
-    names = []
-
-    def register(name: str, load: Callable[[], list[dict]], **metadata) -> None:
-        names.append(name)
-        DatasetCatalog.register(name, load)
-        MetadataCatalog.get(name).set(**metadata)
-
-    yield register
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +304,6 @@ def register():
     ],
 )
 def test_boxes_of_whole_numbers_are_not_rounded(config, register, dataset_dict, options, box):
-    """COCO files with such boxes are common."""
     for annotation in dataset_dict["annotations"]:
         annotation["bbox"] = [int(x) for x in annotation["bbox"]]
     register("whole", lambda: [dataset_dict], thing_classes=CLASSES)
@@ -391,35 +338,13 @@ def test_proposals_are_loaded_where_they_are_used(config, tmp_path, used):
     assert all(("proposal_boxes" in x) is used for x in loaded)
 
 
-@pytest.fixture
-def altered(datasets, tmp_path) -> Callable[..., str]:
-    """Write the training annotations with other categories; return their file."""
-
-    def write(*more: str, first: str = CLASSES[0]) -> str:
-        content = json.loads((datasets / "shapes" / "train.json").read_text())
-        content["categories"][0]["name"] = first
-        content["categories"] += [{"id": 9 + i, "name": name} for i, name in enumerate(more)]
-        path = tmp_path / "altered.json"
-        path.write_text(json.dumps(content))
-        return str(path)
-
-    return write
-
-
 @pytest.mark.parametrize("training", [True, False])
-def test_classes_are_checked_once_loaded(config, datasets, register, altered, training):
-    images = str(datasets / "shapes" / "images")
-    register("more", lambda: load_coco_json(altered("pentagon"), images, "more"))
+def test_classes_are_checked_once_loaded(config, datasets, register, tmp_path, training):
+    content = json.loads((datasets / "shapes" / "train.json").read_text())
+    content["categories"].append({"id": 9, "name": "pentagon"})
+    path = tmp_path / "more.json"
+    path.write_text(json.dumps(content))
+    register("more", lambda: load_coco_json(str(path), str(datasets / "shapes/images"), "more"))
     cfg, count = tiny_cfg(config, "DATASETS.TRAIN", ("more",)), len(CLASSES)
     with pytest.raises(ValueError, match=f"NUM_CLASSES is {count}, but .* has {count + 1}"):
         load_training_dicts(cfg) if training else build_test_loader(cfg, "more")
-
-
-@pytest.mark.parametrize("case", ["pentagon", "JSONDecodeError"])
-def test_unfit_annotations_are_refused(config, register, altered, case):
-    path = altered(first="pentagon")
-    if case == "JSONDecodeError":
-        Path(path).write_text("{")
-    register("unfit", lambda: load_coco_json(path, "", "unfit"), thing_classes=CLASSES)
-    with pytest.raises(ValueError, match=rf"(?s)DATASETS\.TRAIN \(unfit\).*{case}"):
-        load_training_dicts(tiny_cfg(config, "DATASETS.TRAIN", ("unfit",)))

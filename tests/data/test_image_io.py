@@ -1,5 +1,3 @@
-"""Image files to pixels: upright, in colour, and never truncated."""
-
 from __future__ import annotations
 
 import re
@@ -37,7 +35,6 @@ def smooth_image(height: int = 40, width: int = 48) -> np.ndarray:
 
 @pytest.fixture
 def save(tmp_path):
-    """Write a Pillow image, and return its path."""
 
     def save(image: Image.Image | np.ndarray, name: str, **options) -> str:
         image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
@@ -75,7 +72,6 @@ def test_order_of_channels(save, suffix):
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
 def test_grey(save, suffix):
-    """The same value in all channels."""
     grey = smooth_image()[..., 0]
     image = read_image(save(grey, f"x.{suffix}", quality=95))
     assert max_difference(image, np.stack([grey] * 3, axis=-1)) <= (2 if suffix == "jpg" else 0)

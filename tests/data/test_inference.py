@@ -1,5 +1,3 @@
-"""Mappers and loaders of evaluation: files, dataset dicts and pixels end in the same input."""
-
 from __future__ import annotations
 
 import cv2

@@ -1,5 +1,3 @@
-"""Loader of training batches: everything that is left out is counted, and too much is an error."""
-
 from __future__ import annotations
 
 import logging

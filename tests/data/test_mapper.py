@@ -1,5 +1,3 @@
-"""Mappers of training: mixup, boxes that follow their objects, dropped boxes, unreadable files."""
-
 from __future__ import annotations
 
 import copy
@@ -79,14 +77,6 @@ def test_without_annotations_there_are_no_instances():
     assert (mapped["height"], mapped["width"]) == (20, 30)
 
 
-def test_boxes_of_either_mode_and_of_integers():
-    """30 pixels become 64: nothing is rounded."""
-    given = make_dict("0", 30, 30, (0, [1, 2, 3, 4]), (0, [1.0, 2, 13, 14]))
-    given["annotations"][1]["bbox_mode"] = BoxMode.XYXY_ABS
-    boxes = mapped_boxes(make_mapper(30)(given, size=64))
-    np.testing.assert_allclose(boxes, np.array([[1, 2, 4, 6], [1, 2, 13, 14]]) * 64 / 30, rtol=1e-6)
-
-
 def test_boxes_beyond_the_border_are_clipped_before_mixup():
     """Else they would reach into the other image, which is larger."""
     first = make_dict("0", 20, 20, (0, [-5.0, 10, 100, 100]), (1, [30.0, 5, 5, 5]))
@@ -115,8 +105,6 @@ def test_too_small_boxes_are_dropped_and_counted():
 
 
 class Crop(T.Augmentation):
-    """Always the same crop."""
-
     def __init__(self, width: int, height: int):
         super().__init__()
         self.size = width, height
@@ -275,7 +263,6 @@ def test_boxes_enclose_rotated_objects(pair):
 
 
 def wrapped_mapper(*augmentations: T.Augmentation) -> WrappedDatasetMapper:
-    """Wrap Detectron2's mapper with these augmentations."""
     mapper = DatasetMapper(is_train=True, augmentations=[*augmentations], image_format="RGB")
     return WrappedDatasetMapper(mapper)
 

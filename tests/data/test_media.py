@@ -1,5 +1,3 @@
-"""Batches of images, and the end of videos."""
-
 from __future__ import annotations
 
 import cv2

@@ -1,5 +1,3 @@
-"""Mixed pixels against a slow loop."""
-
 from __future__ import annotations
 
 import numpy as np

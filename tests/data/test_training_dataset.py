@@ -1,5 +1,3 @@
-"""Samples depend on their spec alone, and unreadable images are replaced by others."""
-
 from __future__ import annotations
 
 import random

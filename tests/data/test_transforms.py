@@ -1,5 +1,3 @@
-"""Each transform against a slow loop, and its coordinates against its pixels."""
-
 from __future__ import annotations
 
 import math
@@ -60,16 +58,6 @@ def test_resize_samples_at_centres(new_h, new_w):
     np.testing.assert_array_equal(transform.apply_segmentation(labels()), nearest)
 
 
-def test_resize_by_area_is_the_mean():
-    image = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
-    transform = ResizeTransform(HEIGHT, WIDTH, 12, 9, cv2.INTER_AREA)
-    means = image.reshape(12, 2, 9, 4, 3).mean(axis=(1, 3))
-    assert_near(transform.apply_image(image), means, 0.5 + 1e-9)
-    # An interpolation that is asked for comes first, as in Detectron2's.
-    corner = transform.apply_image(image, cv2.INTER_NEAREST)[0, 0]
-    np.testing.assert_array_equal(corner, image[0, 0])
-
-
 def test_expand_moves_the_image_and_nothing_else():
     image, transform = smooth_image(), ExpandTransform(3, 2, 4, 5, FILL)
     expanded, segmentation = transform.apply_image(image), transform.apply_segmentation(labels())
@@ -124,16 +112,6 @@ def test_affine_takes_each_pixel_from_where_it_was(matrix):
     segmentation = transform.apply_segmentation(labels())
     np.testing.assert_array_equal(segmentation[~unclear], nearest[~unclear])
     assert unclear.mean() < 0.3 or (matrix[:, :2] == np.eye(2)).all()
-
-
-def test_affine_by_a_right_angle():
-    """(x, y) to (24 - y, x): the upper left corner comes to the upper right."""
-    image = smooth_image()[:, :HEIGHT]
-    transform = AffineTransform(np.array([[0.0, -1, HEIGHT], [1, 0, 0]]), FILL)
-    np.testing.assert_array_equal(transform.apply_image(image), np.rot90(image, -1))
-    square = labels()[:, :HEIGHT]
-    np.testing.assert_array_equal(transform.apply_segmentation(square), np.rot90(square, -1))
-    np.testing.assert_allclose(transform.apply_box(np.array([[2, 3, 10, 8]])), [[16, 2, 21, 10]])
 
 
 @pytest.mark.parametrize(

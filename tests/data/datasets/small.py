@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import cv2
-import numpy as np
-
 from asff.data.datasets import CocoDataset
 from asff.data.datasets.image_files import ImageFile
 
@@ -38,8 +33,3 @@ def sound_files(dataset: CocoDataset) -> dict[str, ImageFile]:
     """Return the status of files that break no rule."""
     names = [image["file_name"] for image in dataset.images]
     return {name: ImageFile(f"/images/{name}", size=(WIDTH, HEIGHT)) for name in names}
-
-
-def write_image(path: Path, width: int = WIDTH, height: int = HEIGHT) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    assert cv2.imwrite(str(path), noise)

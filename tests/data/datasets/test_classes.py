@@ -1,13 +1,10 @@
-"""Checks of datasets against disk and config."""
-
 from __future__ import annotations
 
 import logging
 
 import pytest
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data import MetadataCatalog
 
 from asff.data import check_datasets, check_num_classes, check_same_classes, follow_classes
 from asff.data.datasets import class_count
@@ -16,21 +13,6 @@ from asff.data.datasets.shapes import CLASS_NAMES
 from tests.data.datasets.written import refused
 from tests.helpers import detector_cfg
 from tests.training import register_datasets
-
-
-@pytest.fixture
-def register(tmp_path):
-    """Register COCO datasets for the length of a test."""
-    names = []
-
-    def register(name: str, json_file: str, image_root: str, **metadata) -> None:
-        names.append(name)
-        register_coco_instances(name, metadata, json_file, image_root)
-
-    yield register
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def test_complete_datasets_pass(datasets):
@@ -51,7 +33,8 @@ def test_unknown_name_shows_similar_ones():
 def test_missing_files_are_named(register, tmp_path, missing):
     (tmp_path / "images").mkdir()
     (tmp_path / "train.json").touch()
-    register("tiny", str(tmp_path / "train.json"), str(tmp_path / "images"))
+    files = {"json_file": "train.json", "image_root": "images"}
+    register("tiny", **{key: str(tmp_path / name) for key, name in files.items()})
     check_datasets(["tiny"], "DATASETS.TEST")
     path = tmp_path / missing
     path.rmdir() if path.is_dir() else path.unlink()
@@ -60,7 +43,8 @@ def test_missing_files_are_named(register, tmp_path, missing):
 
 
 def test_remote_files_are_not_looked_for(register):
-    register("remote", "https://example.org/train.json", "https://example.org/images")
+    url = "https://example.org"
+    register("remote", json_file=f"{url}/train.json", image_root=f"{url}/images")
     check_datasets(["remote"], "DATASETS.TRAIN")
 
 
@@ -74,22 +58,22 @@ def test_unknown_class_count_is_not_checked():
 def test_different_class_counts_are_refused(register):
     cfg = detector_cfg("MODEL.YOLOV3.NUM_CLASSES", 2)
     check_num_classes(cfg, [])
-    register("two", "a", "b", thing_classes=["cat", "dog"])
-    register("unread", "a", "b")
+    register("two", thing_classes=["cat", "dog"])
+    register("unread")
     check_num_classes(cfg, ["two", "unread"])
-    register("three", "a", "b", thing_classes=["cat", "dog", "cow"])
+    register("three", thing_classes=["cat", "dog", "cow"])
     key = "MODEL.YOLOV3.NUM_CLASSES"
     with refused(f"{key} is 2", "'three' has 3 classes (cat, dog, cow)", f"Set {key} to 3."):
         check_num_classes(cfg, ["two", "three"])
 
 
 def test_datasets_must_have_the_same_classes(register):
-    register("two", "a", "b", thing_classes=["cat", "dog"])
-    register("unread", "a", "b")
-    register("same", "a", "b", thing_classes=("cat", "dog"))
+    register("two", thing_classes=["cat", "dog"])
+    register("unread")
+    register("same", thing_classes=("cat", "dog"))
     check_same_classes(["two", "unread", "same"])
     check_same_classes([])
-    register("turned", "a", "b", thing_classes=["dog", "cat"])
+    register("turned", thing_classes=["dog", "cat"])
     with refused("'two' has the classes cat, dog", "'turned' has dog, cat", "classes: [cat, dog]"):
         check_same_classes(["unread", "two", "same", "turned"])
 
@@ -104,8 +88,8 @@ def test_datasets_must_have_the_same_classes(register):
 )
 def test_default_class_count_follows_the_data(register, caplog, architecture, key):
     caplog.set_level(logging.INFO, "asff")
-    register("unread", "a", "b")
-    register("two", "a", "b", thing_classes=["cat", "dog"])
+    register("unread")
+    register("two", thing_classes=["cat", "dog"])
     cfg = detector_cfg("MODEL.META_ARCHITECTURE", architecture)
     follow_classes(cfg, ["unread"])
     assert class_count(cfg) == (key, 80)
@@ -120,7 +104,7 @@ def test_default_class_count_follows_the_data(register, caplog, architecture, ke
 def test_stated_class_count_stays(register, caplog):
     """It is checked later; and 80 classes are no news."""
     caplog.set_level(logging.INFO, "asff")
-    register("two", "a", "b", thing_classes=["cat", "dog"])
+    register("two", thing_classes=["cat", "dog"])
     cfg = detector_cfg("MODEL.YOLOV3.NUM_CLASSES", 3)
     follow_classes(cfg, ["two"])
     assert cfg.MODEL.YOLOV3.NUM_CLASSES == 3
@@ -132,7 +116,6 @@ def test_stated_class_count_stays(register, caplog):
 
 
 def test_long_lists_of_classes_are_cut():
-    """COCO has 80."""
     with pytest.raises(ValueError, match=r"\(person, bicycle, .*, traffic light, \.\.\.\)"):
         check_num_classes(detector_cfg("MODEL.YOLOV3.NUM_CLASSES", 2), ["coco_2017_val"])
 

@@ -1,5 +1,3 @@
-"""The dataset type: reading and writing COCO files, and Detectron2's dataset dicts."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""The status of image files: missing, damaged, sizes, and files of two datasets."""
-
 from __future__ import annotations
 
 import os
@@ -9,14 +7,15 @@ from PIL import Image
 
 from asff.data.datasets import CocoDataset, shared_files
 from asff.data.datasets.image_files import ImageFile, examine_files, missing_files
-from tests.data.datasets.small import HEIGHT, WIDTH, make_dataset, write_image
+from tests.data.datasets.small import HEIGHT, WIDTH, make_dataset
+from tests.data.rectangles import noise
 
 
 @pytest.fixture
 def folder(tmp_path):
     """The image files of ``make_dataset``."""
     for i in range(2):
-        write_image(tmp_path / f"{i}.png")
+        Image.fromarray(noise(HEIGHT, WIDTH)).save(tmp_path / f"{i}.png")
     return tmp_path
 
 
@@ -44,15 +43,6 @@ def test_missing_and_damaged_files(folder):
     files = examine_files(dataset, opened=False)
     assert [bool(file.damage) for file in files.values()] == [False] * 5
     assert [file.missing for file in files.values()] == [False] * 4 + [True]
-
-
-def test_rotated_photographs_count_upright(tmp_path):
-    """EXIF orientation 6: 60 x 40 pixels in the file are shown 40 wide and 60 high."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (60, 40)).save(tmp_path / "0.jpg", exif=exif)
-    dataset = CocoDataset([{"id": 1, "file_name": "0.jpg"}], [], [], str(tmp_path))
-    assert examine_files(dataset, opened=True)["0.jpg"].size == (40, 60)
 
 
 def test_missing_paths(tmp_path, monkeypatch):

@@ -1,5 +1,3 @@
-"""The table of rules: each finds what breaks it, counts and names it, and its fix mends it."""
-
 from __future__ import annotations
 
 import copy
@@ -26,7 +24,6 @@ def examples(dataset: CocoDataset, files: Files | None = None) -> dict[str, list
 
 
 def errors(dataset: CocoDataset, files: Files) -> list[str]:
-    """The rules that are broken, but for notes."""
     return [name for name, x in inspect(dataset, files).items() if x.rule.severity != "note"]
 
 
@@ -40,22 +37,8 @@ def test_faultless_dataset():
     assert usable_annotations(dataset, files) == (dataset.annotations, {10: (60, 40), 11: (60, 40)})
     cleaned, changes = repair(dataset, files)
     assert cleaned == before and not changes
-
-
-def test_empty_dataset():
     empty = CocoDataset([], [], [])
     assert inspect(empty, {}) == {} and usable_annotations(empty, {}) == ([], {})
-
-
-def test_examples_are_few_but_all_are_counted():
-    dataset = make_dataset(images=30)
-    for annotation in dataset.annotations:
-        annotation["bbox"] = [1, 1, 0, 0]
-    finding = inspect(dataset, sound_files(dataset))["degenerate_box"]
-    assert finding.count == 60
-    assert [x.split(",")[0] for x in finding.examples] == [
-        *("0.png: annotation 1", "0.png: annotation 2", "1.png: annotation 3")
-    ]
 
 
 # Annotations
@@ -65,9 +48,7 @@ def test_examples_are_few_but_all_are_counted():
     ("box", "rule"),
     [
         (None, "invalid_box"),
-        ([], "invalid_box"),
         ([1, 2, 3], "invalid_box"),
-        ([1, 2, 3, 4, 5], "invalid_box"),
         ("1, 2, 3, 4", "invalid_box"),
         ([1, 2, "3", 4], "invalid_box"),
         ([1, 2, math.nan, 4], "invalid_box"),
@@ -333,24 +314,6 @@ def test_images_given_twice_are_kept_once():
     cleaned, changes = repair(dataset, sound_files(dataset))
     assert cleaned == make_dataset()
     assert changes == {"merged images with the id of another": 1}
-
-
-def test_images_count_for_every_rule_that_they_break():
-    """A missing file listed twice, and a file that images of a repeated id and of another have."""
-    dataset = make_dataset(images=5)
-    dataset.images[1]["width"] = None
-    dataset.images[3]["id"] = 12
-    files = sound_files(dataset)
-    files["0.png"] = files["1.png"] = ImageFile("/images/0.png", missing=True)
-    files["4.png"] = files["3.png"]
-    found = examples(dataset, files)
-    del found["unknown_image"]  # the boxes of the image 13 that there was
-    assert found == {
-        "missing_file": ["0.png (image 10): /images/0.png", "1.png (image 11): /images/0.png"],
-        "shared_image_id": ["3.png (image 12): also 2.png"],
-        "shared_file": ["1.png (image 11): also image 10", "4.png (image 14): also image 12"],
-        "wrong_size": ["1.png (image 11): stated None x 40, not a size"],
-    }
 
 
 @pytest.mark.parametrize("key", ["id", "name"])

@@ -1,5 +1,3 @@
-"""What the formats share: finding files and reading lists."""
-
 from __future__ import annotations
 
 import pytest
