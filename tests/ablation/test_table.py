@@ -104,18 +104,21 @@ def test_page_and_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert (folder / "plot.png").stat().st_size < 100_000
 
 
-def test_one_seed_has_a_difference_without_interval(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {"a.yaml": metrics(10.0), "b.yaml": metrics(9.0, None)},
+            ["9.0", "50.0", "n/a", "-1.0 n/a"],
+        ),
+        ({"b.yaml": metrics(None)}, ["n/a", "50.0", "1.0", "n/a"]),
+    ],
+    ids=["one seed has no interval", "nothing is known of the first row"],
+)
+def test_what_is_not_known_of_a_row(tmp_path: Path, values: dict, expected: list[str]):
     grid = Grid(["a.yaml", "b.yaml"], [1], [], jobs=1, threads=1)
-    records = [record("a.yaml", 1, **metrics(10.0)), record("b.yaml", 1, **metrics(9.0, None))]
+    records = [record(file, 1, **numbers) for file, numbers in values.items()]
     table = make_table(tmp_path, grid, records, {})
-    _, _, _, row = table_rows(to_markdown(tmp_path, table))
-    assert row[1:5] == ["1", "9.0", "50.0", "n/a"] and row[7] == "-1.0 n/a"
-    draw_plot(table, tmp_path / "plot.png")
-
-
-def test_nothing_is_known_of_any_row(tmp_path: Path):
-    grid = Grid(["a.yaml", "b.yaml"], [1], [], jobs=1, threads=1)
-    table = make_table(tmp_path, grid, [record("b.yaml", 1, **metrics(None))], {})
-    _, _, first, second = table_rows(to_markdown(tmp_path, table))
-    assert first[2] == second[2] == second[7] == "n/a"
+    *_, row = table_rows(to_markdown(tmp_path, table))
+    assert [*row[2:5], row[7]] == expected
     draw_plot(table, tmp_path / "plot.png")

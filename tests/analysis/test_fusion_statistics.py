@@ -147,16 +147,13 @@ def test_objects_at_and_beyond_the_border():
         assert self_weights(found, size) == pytest.approx([BRIGHT] * 3)
 
 
-def test_crowds_are_neither_objects_nor_background():
+def test_images_without_objects():
+    """A crowd is neither an object nor background."""
     image = image_with_square((64, 0, 128, 32))
     found = count((image, annotated([64, 0, 64, 32], iscrowd=1)))
     assert sum(found["objects"].values()) == 0
     assert found["levels"]["p3"]["regions"]["medium"] is None
     assert self_weights(found, "background") == pytest.approx([DARK] * 3)
-
-
-def test_images_without_objects_or_annotations():
-    image = image_with_square((64, 0, 128, 32))
     found = count((image, annotated()), (image, {}))
     assert found["images"] == 2
     assert self_weights(found, "background") == self_weights(found, "everywhere")

@@ -180,17 +180,6 @@ def test_locations_of_positives(probe):
     assert probe.matches.obj_targets.sum() == 7
 
 
-def test_negatives_are_at_the_same_positions(probe):
-    for level in range(3):
-        own, others = slow_masks(probe.matches, level)
-        weights = probe.matches.obj_weights
-        assert torch.equal(probe.positives_of(level).obj_weights, weights * own)
-        negatives = probe.negatives_beside(level)
-        assert torch.equal(negatives.obj_weights, weights * others)
-        assert others.any() and not negatives.positive.any() and not negatives.shape_positive.any()
-        assert (weights[others] == 0).any()  # ignored anchors
-
-
 def total_gradients(model: YOLOv3, batch: list[dict]) -> Iterator[Tensor]:
     """Return the gradients of a training step's total loss by the features x^l."""
     leaves = []

@@ -246,9 +246,8 @@ def test_layout(page: Page):
     assert float(small.removesuffix("px")) >= 14
 
 
-@pytest.fixture
-def long(page: Page, content: dict, tmp_path: Path) -> Page:
-    """Open the page of a run with numbers as large as COCO's, and long names."""
+@pytest.mark.parametrize("page", [DESKTOP, SMALL_PHONE], ids=["desktop", "phone"], indirect=True)
+def test_numbers_of_coco_and_long_names_fit(page: Page, content: dict, tmp_path: Path):
     counts = at_score(content, content["best_score"])
     sizes = {kind: [[87_654] * len(CLASSES)] * 3 for kind in counts["mistakes"]}
     steps = [{"iteration": 90_000 * i, "total_loss": 2e5, "lr": 0.0025} for i in range(4)]
@@ -260,15 +259,10 @@ def long(page: Page, content: dict, tmp_path: Path) -> Page:
         "config": "KEY: value\n" * 99,
     }
     show(page, tmp_path, content)
-    return page
-
-
-@pytest.mark.parametrize("page", [DESKTOP, SMALL_PHONE], ids=["desktop", "phone"], indirect=True)
-def test_long_numbers_and_names_fit(long: Page):
-    assert long.evaluate("document.documentElement.scrollWidth") == long.viewport_size["width"]
+    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
     heads = "[...document.querySelectorAll('#confusion thead th')].map((x) => x.clientHeight)"
-    assert max(long.evaluate(heads)) < 200
-    cut = long.evaluate(
+    assert max(page.evaluate(heads)) < 200
+    cut = page.evaluate(
         """() => [...document.querySelectorAll('.plot text')].filter((text) => {
             const box = text.getBoundingClientRect(), svg = text.ownerSVGElement;
             const plot = svg.getBoundingClientRect();

@@ -34,16 +34,21 @@ def test_curves(run: RunFolder):
     assert lines_of(charts, "AP") == {"AP": [(9, 12.5)], "AP50": [(9, 30.0)]}
 
 
-def test_curves_of_one_of_several_datasets():
-    metrics = [{"iteration": 5, "first/bbox/AP": 1.0, "second/bbox/AP": 2.0, "bbox/AP50": 3.0}]
-    assert lines_of(training_curves(metrics, "second"), "AP") == {"AP": [(5, 2.0)]}
-
-
-def test_image_size_is_shown_where_it_was_logged():
-    metrics = [{"iteration": i, "image_size": 320 + 32 * i} for i in range(3)]
-    charts = training_curves(metrics, "shapes_val")
-    expected = {"size": [(0, 320.0), (1, 352.0), (2, 384.0)]}
-    assert lines_of(charts, "Image size (pixels)") == expected
+@pytest.mark.parametrize(
+    ("metrics", "title", "expected"),
+    [
+        (
+            {"first/bbox/AP": 1.0, "second/bbox/AP": 2.0, "bbox/AP50": 3.0},
+            "AP",
+            {"AP": [(5, 2.0)]},
+        ),
+        ({"image_size": 320}, "Image size (pixels)", {"size": [(5, 320.0)]}),
+    ],
+    ids=["one of several datasets", "image size"],
+)
+def test_curves_that_are_not_always_logged(metrics: dict, title: str, expected: dict):
+    charts = training_curves([{"iteration": 5, **metrics}], "second")
+    assert lines_of(charts, title) == expected
 
 
 def test_long_curves_are_thinned_by_means():

@@ -63,26 +63,18 @@ def test_small_samples_are_enlarged_with_their_boxes():
     assert tuple(image[175, 125]) == (255, 255, 255)
 
 
-def test_boxes_of_low_weight_are_faint():
+def test_weights_of_mixed_samples(texts):
+    """Boxes of low weight are faint and lie below; labels have the weights."""
     boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
-    image = draw_samples([make_sample(*boxes, weights=[1.0, 0.2])], NAMES)
+    image = draw_samples([make_sample(*boxes, classes=[0, 1], weights=[1.0, 0.2])], NAMES)
+    assert texts == ["cell", "dust 0.20"]  # those of weight 1 have none
     assert tuple(image[100, 50]) == COLORS[0]
     share = (80 + 0.2 * 175) / 255
-    faint = share * np.array(COLORS[0]) + (1 - share) * 255
+    faint = share * np.array(COLORS[1]) + (1 - share) * 255
     assert image[300, 250] == pytest.approx(faint, abs=1.5)
-
-
-def test_boxes_of_high_weight_lie_on_top():
-    box = [50, 50, 150, 150]
     for weights in ([1.0, 0.2], [0.2, 1.0]):
-        sample = make_sample(box, box, classes=[0, 1], weights=weights)
+        sample = make_sample(boxes[0], boxes[0], classes=[0, 1], weights=weights)
         assert tuple(draw_samples([sample], NAMES)[100, 50]) == COLORS[weights.index(1.0)]
-
-
-def test_labels_of_mixed_samples_have_weights(texts):
-    boxes = [[50, 50, 150, 150], [250, 250, 350, 350]]
-    draw_samples([make_sample(*boxes, classes=[1, 0], weights=[0.254, 0.746])], NAMES)
-    assert texts == ["cell 0.75", "dust 0.25"]
 
 
 @pytest.mark.parametrize("fields", [{}, {"weights": [1.0] * 3}], ids=["no mixup", "not mixed"])
@@ -100,17 +92,11 @@ def test_labels_keep_clear_of_each_other_and_stay_inside():
     for box in ([60, 60, 140, 140],) * 8 + ([-5, -5, 30, 30], [180, 190, 210, 210]):
         overlay.draw_label("cell", box, COLORS[0], 1.0)
     labels = np.array(overlay.labels)
+    assert len(labels) == 10
     assert (labels >= 0).all() and (labels < 200).all()
     for i, (x1, y1, x2, y2) in enumerate(labels):
         for other in np.delete(labels, i, axis=0):
             assert x1 >= other[2] or x2 <= other[0] or y1 >= other[3] or y2 <= other[1]
-
-
-def test_crowded_labels_are_drawn_all_the_same():
-    overlay = Overlay(Image.new("RGB", (60, 40)))
-    for _ in range(20):
-        overlay.draw_label("cell", [10, 10, 50, 30], COLORS[0], 1.0)
-    assert len(overlay.labels) == 20
 
 
 def test_no_samples():
