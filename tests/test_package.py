@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -11,7 +12,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "projects" / "ASFF"
+PACKAGE = PROJECT / "asff"
 
+# Training steps must not wait for the device.
+NO_SYNC = [
+    *("backbone/pyramid", "neck/yolov3_neck"),
+    *("fusion/asff_fpn", "fusion/operations", "fusion/pyramid_fusion"),
+    *("yolov3/adjacent_ignore", "yolov3/anchor_generator", "yolov3/box_regression"),
+    *("yolov3/head", "yolov3/losses", "yolov3/matcher", "yolov3/predictions"),
+]
+SYNCHRONISING = {
+    *("item", "tolist", "numpy", "cpu", "nonzero", "argwhere", "unique", "unique_consecutive"),
+    *("masked_select", "bincount", "is_nonzero", "equal", "allclose"),
+}
 
 HEAVY = {"matplotlib", "onnx", "onnxruntime", "timm", "tensorboard", "pandas", "sklearn", "scipy"}
 
@@ -89,3 +102,19 @@ def test_training_runs_without_values(options):
         with pytest.raises(DataDependentOutputException):
             losses["loss_obj"].item()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def called_names(path: Path) -> set[str]:
+    """Names of the functions and methods a file calls."""
+    calls = [x.func for x in ast.walk(ast.parse(path.read_text())) if isinstance(x, ast.Call)]
+    return {getattr(call, "attr", getattr(call, "id", "")) for call in calls}
+
+
+@pytest.mark.parametrize("module", NO_SYNC)
+def test_training_code_does_not_wait_for_the_device(module):
+    assert called_names(PACKAGE / "modeling" / f"{module}.py") & SYNCHRONISING == set()
+
+
+def test_no_device_is_assumed():
+    """Tensors go where the model is: no ``.cuda()``."""
+    assert [x for x in sorted(PACKAGE.rglob("*.py")) if "cuda" in called_names(x)] == []
