@@ -160,3 +160,15 @@ def test_doctor_speaks_where_everything_is_missing() -> None:
     assert result.returncode == 1 and "fix: make setup" in result.stdout
     assert "FAIL  torch: ModuleNotFoundError" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_doctor_imports_nothing_of_ours() -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['doctor']\n"
+        "try: runpy.run_path('tools/doctor.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'asff'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "Parts" in result.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
