@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
-class DatasetSource:
+class DatasetSource(ABC):
     """A dataset as an item of ``DATASETS.CUSTOM`` describes it. A format is a subclass.
 
     Class attributes:
@@ -33,14 +34,15 @@ class DatasetSource:
     optional: ClassVar[Collection[str]] = ()
     paths: ClassVar[Collection[str]]
 
+    @abstractmethod
     def read_classes(self) -> list[str]:
         """Read the class names, in the order of their indices.
 
         Raises:
             ValueError: naming the malformed file.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self) -> CocoDataset:
         """Read the dataset; ``config`` has its ``classes``.
 
@@ -49,7 +51,6 @@ class DatasetSource:
         Raises:
             ValueError: naming the malformed file.
         """
-        raise NotImplementedError
 
     def dataset_dicts(self) -> list[dict]:
         """Read Detectron2's dataset dicts.
