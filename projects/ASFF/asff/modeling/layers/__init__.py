@@ -2,6 +2,7 @@
 
 from .conv import conv_norm_act, make_norm, msra_init, scale_channels
 from .drop_block import DropBlock, block_sizes
+from .fuse_norms import fuse_norms
 from .rfb import ReceptiveFieldBlock
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "ReceptiveFieldBlock",
     "block_sizes",
     "conv_norm_act",
+    "fuse_norms",
     "make_norm",
     "msra_init",
     "scale_channels",

@@ -43,8 +43,9 @@ class FeatureAdaption(nn.Module):
         # The sampling needs float32, also under autocast.
         with torch.autocast(x.device.type, enabled=False):
             # At a NaN the sampling reads outside of its memory: the process would just die.
-            offsets = self.offset(shape_logits.detach().float()).nan_to_num()
-            return self.deform(self.rfb(x.float()), offsets).to(x.dtype)
+            dtype = self.deform.weight.dtype
+            offsets = self.offset(shape_logits.detach().to(dtype)).nan_to_num()
+            return self.deform(self.rfb(x.to(dtype)), offsets).to(x.dtype)
 
 
 class YOLOv3HeadLevel(nn.Module):
