@@ -63,11 +63,12 @@ def _traced_pairs(backbone: Backbone) -> set[tuple[nn.Module, nn.Module]]:
         nodes = _Tracer().trace(backbone).nodes
     except Exception:  # code that branches on values or shapes; it fails in many ways
         return set()
-    layers = {node: backbone.get_submodule(node.target) for node in nodes if node.op == "call_module"}
+    calls = (node for node in nodes if node.op == "call_module")
+    layers = {call: backbone.get_submodule(call.target) for call in calls}
     return {
-        (layers[node.args[0]], norm)
-        for node, norm in layers.items()
+        (layers[call.args[0]], norm)
+        for call, norm in layers.items()
         if isinstance(norm, _NORMS)
-        and isinstance(layers.get(node.args[0]), nn.Conv2d)
-        and len(node.args[0].users) == 1
+        and isinstance(layers.get(call.args[0]), nn.Conv2d)
+        and len(call.args[0].users) == 1
     }
