@@ -24,6 +24,7 @@ NO_SYNC = [
 SYNCHRONISING = {
     *("item", "tolist", "numpy", "cpu", "nonzero", "argwhere", "unique", "unique_consecutive"),
     *("masked_select", "bincount", "is_nonzero", "equal", "allclose"),
+    "prod",  # its backward pass
 }
 
 HEAVY = {"matplotlib", "onnx", "onnxruntime", "timm", "tensorboard", "pandas", "sklearn", "scipy"}

@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from asff.engine import Trainer
-from asff.engine.train_step import TrainStep
+from asff.engine.train_step import TrainStep, _copy_instances, _copy_packed
 from tests.helpers import TINY_DARKNET, detector_cfg, make_instances
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,12 +100,17 @@ def test_finite_loss_with_a_broken_gradient_stops():
 
 
 def test_float16_skips_an_overflow_and_goes_on():
-    step, model = make_step((1.0, 0.0), (1e38, 0.0), (1.0, 0.0), amp_dtype=torch.float16)
+    slopes = ((1.0, 0.0), (1e38, 0.0), (1.0, 0.0))
+    step, model = make_step(*slopes, amp_dtype=torch.float16, max_grad_norm=0.99)
     scale = step.scaler.get_scale()
-    train(step, 3)
+    storage = train(step, 3)
     # 1e38 times the scale of 65536 is infinite: no step, half the scale.
-    assert model.weights.tolist() == pytest.approx([0.8, 2.0])
+    assert model.weights.tolist() == pytest.approx([0.802, 2.0])
     assert step.scaler.get_scale() == scale / 2
+    # A step that was not taken has no gradient norm, and was not clipped.
+    assert storage.history("grad_norm").values() == [(1.0, 0), (1.0, 2)]
+    assert storage.history("clipped").values() == [(1.0, 0), (1.0, 2)]
+    assert (step.clipped_steps, step.steps) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +138,51 @@ def detector_step(**options) -> TrainStep:
     cfg = detector_cfg(*TINY_DARKNET)
     model = Trainer.build_model(cfg)
     return TrainStep(model, [detector_batch()] * 2, Trainer.build_optimizer(cfg, model), **options)
+
+
+class Reads(TorchDispatchMode):
+    """Count what would make the host wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.name() in ("aten::_local_scalar_dense", "aten::nonzero")
+        return func(*args, **(kwargs or {}))
+
+
+def test_step_waits_for_its_device_once(monkeypatch):
+    step = detector_step(max_grad_norm=1.0)
+    with Reads() as expected:  # of the images' sizes, which are on the CPU
+        step.model.preprocess_image(detector_batch())
+    read, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: read.append(x.shape) or tolist(x))
+    with Reads() as found:
+        train(step, 1)
+    assert found.count == expected.count
+    assert read == [(7,)]  # five loss terms, the gradient norm, the time of the loader
+
+
+def test_copy_for_a_gpu_keeps_images_and_ground_truth():
+    """By way of packed memory; here the device is the CPU."""
+    device = torch.device("cpu")
+    images = [torch.randint(256, (3, size, 8), dtype=torch.uint8) for size in (4, 6)]
+    copies = _copy_packed(images, device)
+    assert [x.dtype for x in copies] == [torch.uint8] * 2
+    assert all(map(torch.equal, copies, images))
+    instances = [
+        make_instances([[1, 2, 3, 4], [5, 6, 7, 8]], [1, 2], [0.5, 1], image_size=(4, 8)),
+        make_instances([], [], [], image_size=(6, 8)),
+    ]
+    for x in instances:
+        x.gt_masks = BitMasks(torch.zeros(len(x), 4, 8))
+    for copy, original in zip(_copy_instances(instances, device), instances):
+        assert copy.image_size == original.image_size
+        fields, expected = copy.get_fields(), original.get_fields()
+        assert fields.keys() == expected.keys()
+        assert fields["gt_masks"] is expected["gt_masks"]
+        assert torch.equal(fields["gt_boxes"].tensor, expected["gt_boxes"].tensor)
+        for name in ("gt_classes", "gt_weights"):
+            assert torch.equal(fields[name], expected[name])
 
 
 def test_autocast_keeps_losses_in_float32():

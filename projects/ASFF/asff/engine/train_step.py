@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
@@ -49,53 +51,72 @@ class TrainStep(SimpleTrainer):
         _report_size(data)
         _seed_layers(self.seed, self.iter, comm.get_rank())
 
+        self.optimizer.zero_grad()
         with torch.autocast(
             self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
         ):
-            loss_dict = self.model(data)
-        self.optimizer.zero_grad()
+            loss_dict = self.model(copy_batch(data, self.device))
         self.scaler.scale(sum(loss_dict.values())).backward()
         self.after_backward()
         self.scaler.unscale_(self.optimizer)
         limit = self.max_grad_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)  # before clipping
-        self._check_finite(loss_dict, norm, data)
-        self._write_metrics(loss_dict, data_time)
-        self.scaler.step(self.optimizer)
+        values = torch.stack([*loss_dict.values(), norm, norm.new_full((), data_time)]).detach()
+        *losses, norm, data_times = zip(*_gather(values))
+        losses, norm = dict(zip(loss_dict, losses)), norm[0]
+        self._check_finite(losses, norm, data)
+        self._write(losses, norm, data_times)
+        if math.isfinite(norm):
+            self.optimizer.step()
         self.scaler.update()
 
-    def _check_finite(self, loss_dict: dict[str, Tensor], norm: Tensor, data: list[dict]) -> None:
+    def _check_finite(
+        self, losses: dict[str, Sequence[float]], norm: float, data: list[dict]
+    ) -> None:
         """Stop every process before a non-finite loss or gradient reaches the weights.
+
+        Args:
+            losses: terms of every rank.
+            norm: of the gradient, which the ranks share.
+            data: batch of this rank.
 
         Raises:
             FloatingPointError: with the loss terms and file names of every process concerned.
         """
-        values = torch.stack([*loss_dict.values(), norm]).detach()
-        # float16 gradients overflow now and then; the scaler skips such steps.
-        checked = values[:-1] if self.scaler.is_enabled() else values
-        num_bad = (~checked.isfinite()).sum()
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(num_bad)
-        if num_bad.item():
-            terms = ", ".join(
-                f"{name}={value:.4g}"
-                for name, value in zip([*loss_dict, "gradient norm"], values.tolist())
-            )
-            files = ", ".join(str(x.get("file_name", "?")) for x in data)
-            reports = comm.all_gather(f"rank {comm.get_rank()}: {terms}; images: {files}")
-            rate = self.optimizer.param_groups[0]["lr"]
-            raise FloatingPointError(
-                f"The loss or its gradient is not finite at iteration {self.iter}, learning rate "
-                f"{rate:.4g}. The step was not taken and nothing was saved.\n"
-                + "\n".join(reports)
-                + "\nTry a lower SOLVER.BASE_LR, more SOLVER.WARMUP_ITERS, or a limit "
-                "SOLVER.MAX_GRAD_NORM; if it happens at once, look at these images' boxes."
-            )
-        self.steps += 1
-        norm = values[-1].item()
-        clipped = 0 < self.max_grad_norm < norm
-        self.clipped_steps += clipped
-        get_event_storage().put_scalars(grad_norm=norm, clipped=float(clipped))
+        finite = np.isfinite(list(losses.values())).all()
+        # float16 gradients overflow now and then; such a step is skipped, and the scale lowered.
+        if finite and (math.isfinite(norm) or self.scaler.is_enabled()):
+            return
+        files = comm.all_gather(", ".join(str(x.get("file_name", "?")) for x in data))
+        reports = [
+            f"rank {rank}: "
+            + "".join(f"{name}={values[rank]:.4g}, " for name, values in losses.items())
+            + f"gradient norm={norm:.4g}; images: {files[rank]}"
+            for rank in range(len(files))
+        ]
+        rate = self.optimizer.param_groups[0]["lr"]
+        raise FloatingPointError(
+            f"The loss or its gradient is not finite at iteration {self.iter}, learning rate "
+            f"{rate:.4g}. The step was not taken and nothing was saved.\n"
+            + "\n".join(reports)
+            + "\nTry a lower SOLVER.BASE_LR, more SOLVER.WARMUP_ITERS, or a limit "
+            "SOLVER.MAX_GRAD_NORM; if it happens at once, look at these images' boxes."
+        )
+
+    def _write(
+        self, losses: dict[str, Sequence[float]], norm: float, data_times: Sequence[float]
+    ) -> None:
+        """Put loss terms and data time, over all ranks, and the gradient norm into the storage."""
+        storage = get_event_storage()
+        means = {name: float(np.mean(values)) for name, values in losses.items()}
+        # The slowest rank determines how long all wait.
+        storage.put_scalars(data_time=max(data_times), total_loss=sum(means.values()), **means)
+        storage.put_scalar("rank_data_time", data_times[comm.get_rank()])
+        if math.isfinite(norm):  # else the step is skipped
+            self.steps += 1
+            clipped = 0 < self.max_grad_norm < norm
+            self.clipped_steps += clipped
+            storage.put_scalars(grad_norm=norm, clipped=float(clipped))
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "grad_scaler": self.scaler.state_dict()}
@@ -105,6 +126,51 @@ class TrainStep(SimpleTrainer):
         # Empty if the run had no scaler before.
         if state_dict.get("grad_scaler"):
             self.scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def copy_batch(data: list[dict], device: torch.device) -> list[dict]:
+    """Copy images and ground truth to a GPU without waiting for it, one copy for each field.
+
+    From pageable memory, every single tensor would make the host wait.
+    """
+    if device.type != "cuda":
+        return data
+    images = _copy_packed([x["image"] for x in data], device)
+    instances = _copy_instances([x["instances"] for x in data], device)
+    return [{**x, "image": image, "instances": gt} for x, image, gt in zip(data, images, instances)]
+
+
+def _copy_instances(instances: Sequence[Instances], device: torch.device) -> list[Instances]:
+    """Copy boxes and tensors; other fields, as of masks, are left to the model."""
+    copies = [Instances(x.image_size) for x in instances]
+    for name, first in instances[0].get_fields().items():
+        fields = [x.get(name) for x in instances]
+        if isinstance(first, Boxes):
+            fields = map(Boxes, _copy_packed([x.tensor for x in fields], device))
+        elif isinstance(first, Tensor):
+            fields = _copy_packed(fields, device)
+        for copy, field in zip(copies, fields):
+            copy.set(name, field)
+    return copies
+
+
+def _copy_packed(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Copy tensors of one dtype by way of one piece of pinned memory."""
+    lengths = [x.numel() for x in tensors]
+    packed = torch.empty(sum(lengths), dtype=tensors[0].dtype, pin_memory=device.type == "cuda")
+    torch.cat([x.flatten() for x in tensors], out=packed)
+    parts = packed.to(device, non_blocking=True).split(lengths)
+    return [part.view(x.shape) for part, x in zip(parts, tensors)]
+
+
+def _gather(values: Tensor) -> list[list[float]]:
+    """Read values (V,) of every rank: the one time that a step waits for its device."""
+    world_size = comm.get_world_size()
+    if world_size == 1:
+        return [values.tolist()]
+    gathered = values.new_empty(world_size * len(values))
+    torch.distributed.all_gather_into_tensor(gathered, values)
+    return gathered.view(world_size, -1).tolist()
 
 
 def _report_size(data: list[dict]) -> None:

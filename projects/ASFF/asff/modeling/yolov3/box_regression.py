@@ -64,15 +64,21 @@ def to_centers(boxes: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
+def area(sizes: Tensor) -> Tensor:
+    """Multiply width and height (..., 2): (...)."""
+    # The backward pass of prod() waits for the device.
+    return sizes[..., 0] * sizes[..., 1]
+
+
 def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
     """Compute the IoU of two (..., 2) sizes with a common centre: (...)."""
-    inter = torch.minimum(sizes, others).prod(dim=-1)
-    return inter / (sizes.prod(dim=-1) + others.prod(dim=-1) - inter)
+    inter = area(torch.minimum(sizes, others))
+    return inter / (area(sizes) + area(others) - inter)
 
 
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Compute the IoU of boxes (cx, cy, w, h) with others, one to one: (...)."""
     a, b = to_corners(boxes), to_corners(others)
     overlap = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
-    inter = overlap.clamp(min=0).prod(dim=-1)
-    return inter / (boxes[..., 2:].prod(dim=-1) + others[..., 2:].prod(dim=-1) - inter)
+    inter = area(overlap.clamp(min=0))
+    return inter / (area(boxes[..., 2:]) + area(others[..., 2:]) - inter)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .box_regression import apply_deltas, box_iou, get_deltas, shape_iou
+from .box_regression import apply_deltas, area, box_iou, get_deltas, shape_iou
 from .ground_truth import GroundTruth
 from .matcher import Matches
 from .predictions import DensePredictions, gather_anchors
@@ -107,7 +107,7 @@ class YOLOv3Losses:
         logits = gather_anchors(predictions.box_logits, anchor_idx)
         targets = get_deltas(gt.boxes, *anchors)
         # Small boxes count more: up to 2, and 1 for a box as large as the image.
-        scale = weights * (2 - gt.boxes[..., 2:].prod(dim=-1) / image_area)
+        scale = weights * (2 - area(gt.boxes[..., 2:]) / image_area)
 
         center = F.binary_cross_entropy_with_logits(
             logits[..., :2], targets[..., :2], reduction="none"
