@@ -221,6 +221,7 @@ REFUSED = {
     "batch": ("--num-gpus 3 SOLVER.IMS_PER_BATCH 4", ["SOLVER.IMS_PER_BATCH", "4", "Use 3."]),
     "small batch": ("--num-gpus 3 SOLVER.IMS_PER_BATCH 2", ["SOLVER.IMS_PER_BATCH", "2", "Use 3."]),
     "no batch": ("SOLVER.IMS_PER_BATCH 0", ["SOLVER.IMS_PER_BATCH is 0", "Use 1."]),
+    "accumulation": ("SOLVER.ACCUM_ITERS 0", ["SOLVER.ACCUM_ITERS is 0", "must be 1"]),
     "reference batch": (
         "SOLVER.IMS_PER_BATCH 4 SOLVER.REFERENCE_WORLD_SIZE 3",
         ["SOLVER.IMS_PER_BATCH is 4", "3 processes", "Use 3."],

@@ -195,7 +195,7 @@ def test_negative_seed_is_drawn():
 
 
 def plan_of(num_images: int, *options: object):
-    keys = ("SOLVER.IMS_PER_BATCH", 8, "SOLVER.MAX_ITER", 100, *SQUARE, *options)
+    keys = ("SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUM_ITERS", 2, "SOLVER.MAX_ITER", 100, *SQUARE, *options)
     return build_batch_plan(detector_cfg(*keys), [{"annotations": []}] * num_images, 3)
 
 

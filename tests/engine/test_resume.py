@@ -104,14 +104,17 @@ TRAINING = (
 )
 
 
-@pytest.mark.parametrize("seed", ["1", "-1"])
-def test_resumed_training_ends_with_the_same_weights(config, tmp_path, seed):
-    """From the checkpoint in its middle, and with workers."""
-    options = ("--config-file", config, *TRAINING, "SEED", seed)
+@pytest.mark.parametrize(("seed", "accum"), [("1", 1), ("-1", 2)])
+def test_resumed_training_ends_with_the_same_weights(config, tmp_path, seed, accum):
+    """From the checkpoint in its middle, with workers, and with gradient accumulation."""
+    batch = ("SOLVER.IMS_PER_BATCH", 4 // accum, "SOLVER.ACCUM_ITERS", accum)
+    options = ("--config-file", config, *TRAINING, *batch, "SEED", seed)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     run = run_here(*options, "OUTPUT_DIR", whole)
     assert run.code == 0, run.output
     assert "Starting fresh because --resume is not given" in run.output
+    effective = "Effective batch: 4 images (SOLVER.IMS_PER_BATCH 2 x SOLVER.ACCUM_ITERS 2)"
+    assert (effective in run.output) == (accum == 2)
     resumed.mkdir()
     shutil.copy(whole / "model_0000002.pth", resumed)
     (resumed / "last_checkpoint").write_text("model_0000002.pth\n")  # as an editor leaves it

@@ -133,11 +133,37 @@ def detector_batch(size: int = 64) -> list[dict]:
     return [{"image": image, "instances": gt, "file_name": "a.png"} for _ in range(2)]
 
 
-def detector_step(**options) -> TrainStep:
+def detector_step(*keys: object, **options) -> TrainStep:
     torch.manual_seed(0)
-    cfg = detector_cfg(*TINY_DARKNET)
+    cfg = detector_cfg(*TINY_DARKNET, *keys)
     model = Trainer.build_model(cfg)
     return TrainStep(model, [detector_batch()] * 2, Trainer.build_optimizer(cfg, model), **options)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_step_equals_that_of_the_large_batch(parts):
+    """Four images with 3, 0, 1 and 2 boxes; norms are frozen, for they see one part at a time."""
+    frozen = ("MODEL.DARKNET.NORM", "FrozenBN", "MODEL.YOLOV3.NORM", "FrozenBN")
+    boxes = [[4, 4, 40, 40], [30, 20, 60, 50], [0, 8, 30, 64]]
+    batch = [
+        {
+            "image": torch.randint(256, (3, 64, 64), dtype=torch.uint8),
+            "instances": make_instances(boxes[:count], [0, 3, 1][:count], image_size=(64, 64)),
+        }
+        for count in (3, 0, 1, 2)
+    ]
+    gradients, logged = [], []
+    for accum_iters in (1, parts):
+        step = detector_step(*frozen, accum_iters=accum_iters)
+        step.data_loader = [batch]
+        with torch.backends.mkldnn.flags(enabled=False):  # whose algorithm depends on the batch
+            storage = train(step, 1)
+        gradients.append([p.grad for p in step.model.parameters()])
+        logged.append({k: v.latest() for k, v in storage.histories().items() if "data" not in k})
+    for found, expected in zip(*gradients[::-1]):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max())
+    assert {"loss_obj", "loss_shape", "total_loss", "grad_norm"} <= logged[0].keys()
+    assert logged[1] == pytest.approx(logged[0], rel=1e-5)
 
 
 class Reads(TorchDispatchMode):

@@ -78,7 +78,7 @@ def test_weights_are_channels_last(config):
 )
 def test_warmup_has_a_least_length(epochs, images, least, iterations):
     options = ["SOLVER.WARMUP_EPOCHS", epochs, "SOLVER.WARMUP_ITERS", least]
-    cfg = load_config("", [*options, "SOLVER.IMS_PER_BATCH", 8])
+    cfg = load_config("", [*options, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUM_ITERS", 2])
     cfg.freeze()
     resolved = resolve_warmup(cfg, images)
     assert resolved.SOLVER.WARMUP_ITERS == iterations

@@ -19,6 +19,10 @@ def add_asff_config(cfg: CN) -> None:
     # Limit of the global gradient norm; 0.0 switches clipping off. (Detectron2's
     # SOLVER.CLIP_GRADIENTS clips values, or the norm of each parameter.)
     cfg.SOLVER.MAX_GRAD_NORM = 0.0
+    # Gradient accumulation: an iteration draws IMS_PER_BATCH x ACCUM_ITERS images of one size and
+    # takes one step with the mean gradient of its ACCUM_ITERS parts, in the memory of one. Batch
+    # norms see a part at a time.
+    cfg.SOLVER.ACCUM_ITERS = 1
     # dtype of autocast if SOLVER.AMP.ENABLED: "bfloat16" or "float16" (CUDA only).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # Number of images of the first test dataset that every evaluation during a training draws for
@@ -194,6 +198,11 @@ def _add_data_config(cfg: CN) -> None:
     # Boxes that augmentation makes smaller than these are dropped from training, and counted.
     cfg.INPUT.MIN_BOX_SIDE = 1.0  # pixels of the network's input
     cfg.INPUT.MIN_BOX_VISIBLE = 0.25  # share of the area that is left in the image
+
+
+def images_per_iteration(cfg: CN) -> int:
+    """Return the effective batch size: the images of one step, over processes and its parts."""
+    return cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUM_ITERS
 
 
 def choose(table: dict[str, Any], name: str, key: str) -> Any:

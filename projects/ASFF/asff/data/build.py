@@ -17,6 +17,7 @@ from detectron2.data import transforms as T
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 
+from ..config import images_per_iteration
 from .augmentation import RandomAffine, RandomColor, RandomExpand, RandomMinIoUCrop
 from .batch_plan import (
     BatchPlan,
@@ -103,7 +104,7 @@ def _build_cache(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> ImageCache:
 def build_batch_plan(cfg: CfgNode, dataset_dicts: Sequence[dict], seed: int) -> BatchPlan:
     """Build the batch plan of SOLVER.MAX_ITER iterations, and log a summary of it."""
     factors = _repeat_factors(cfg, dataset_dicts)
-    per_epoch = epoch_length(factors) / cfg.SOLVER.IMS_PER_BATCH
+    per_epoch = epoch_length(factors) / images_per_iteration(cfg)
     sizes = _build_sizes(cfg, per_epoch)
     mixup = _build_mixup(cfg, per_epoch, len(dataset_dicts))
     parts = [f"{len(dataset_dicts)} images, {per_epoch:.1f} iterations per epoch"]
@@ -117,7 +118,7 @@ def build_batch_plan(cfg: CfgNode, dataset_dicts: Sequence[dict], seed: int) -> 
     logger.info(f"Deterministic batch plan: {'; '.join(parts)}.")
     return BatchPlan(
         factors,
-        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        batch_size=images_per_iteration(cfg),
         seed=seed,
         sizes=sizes,
         mixup=mixup,

@@ -156,6 +156,11 @@ def _check_solver(cfg: CfgNode, world_size: int) -> None:
             f"SOLVER.IMS_PER_BATCH is {batch}, the batch of all processes together, which "
             f"{processes} processes do not divide. Use {max(batch - batch % processes, processes)}."
         )
+    if cfg.SOLVER.ACCUM_ITERS < 1:
+        raise ValueError(
+            f"SOLVER.ACCUM_ITERS is {cfg.SOLVER.ACCUM_ITERS}, but must be 1 (no gradient "
+            "accumulation) or more."
+        )
     if cfg.SOLVER.BASE_LR_END > cfg.SOLVER.BASE_LR:
         raise ValueError(
             f"SOLVER.BASE_LR_END is {cfg.SOLVER.BASE_LR_END:g}, above SOLVER.BASE_LR, which is "

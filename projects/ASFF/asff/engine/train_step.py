@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 class TrainStep(SimpleTrainer):
@@ -20,6 +22,7 @@ class TrainStep(SimpleTrainer):
 
     Args:
         model, data_loader, optimizer: as in :class:`SimpleTrainer`.
+        accum_iters: parts of a batch that follow each other; their gradients add up to one step.
         max_grad_norm: limit of the global gradient norm; 0 switches clipping off.
         amp_dtype: dtype of autocast; None switches it off. float16 needs, and gets, a loss scaler.
         seed: with iteration and rank it determines what random layers draw, so that a resumed run
@@ -32,11 +35,13 @@ class TrainStep(SimpleTrainer):
         data_loader: Iterable[list[dict]],
         optimizer: torch.optim.Optimizer,
         *,
+        accum_iters: int = 1,
         max_grad_norm: float = 0.0,
         amp_dtype: torch.dtype | None = None,
         seed: int = 0,
     ):
         super().__init__(model, data_loader, optimizer)
+        self.accum_iters = accum_iters
         self.max_grad_norm = max_grad_norm
         self.amp_dtype = amp_dtype
         self.seed = seed
@@ -52,16 +57,12 @@ class TrainStep(SimpleTrainer):
         _seed_layers(self.seed, self.iter, comm.get_rank())
 
         self.optimizer.zero_grad()
-        with torch.autocast(
-            self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
-        ):
-            loss_dict = self.model(copy_batch(data, self.device))
-        self.scaler.scale(sum(loss_dict.values())).backward()
+        loss_dict = self._backward(data)
         self.after_backward()
         self.scaler.unscale_(self.optimizer)
         limit = self.max_grad_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)  # before clipping
-        values = torch.stack([*loss_dict.values(), norm, norm.new_full((), data_time)]).detach()
+        values = torch.stack([*loss_dict.values(), norm, norm.new_full((), data_time)])
         *losses, norm, data_times = zip(*_gather(values))
         losses, norm = dict(zip(loss_dict, losses)), norm[0]
         self._check_finite(losses, norm, data)
@@ -69,6 +70,26 @@ class TrainStep(SimpleTrainer):
         if math.isfinite(norm):
             self.optimizer.step()
         self.scaler.update()
+
+    def _backward(self, data: list[dict]) -> dict[str, Tensor]:
+        """Add the gradients of a batch's parts; return the means of their loss terms."""
+        size, rest = divmod(len(data), self.accum_iters)
+        assert rest == 0, "the parts of a batch must be equal"
+        totals = {}
+        for k in range(self.accum_iters):
+            part = copy_batch(data[k * size : (k + 1) * size], self.device)
+            # The processes add up their gradients once, with the last part.
+            wait = k < self.accum_iters - 1 and isinstance(self.model, DistributedDataParallel)
+            with self.model.no_sync() if wait else nullcontext():
+                with torch.autocast(
+                    self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+                ):
+                    losses = self.model(part)
+                losses = {name: loss / self.accum_iters for name, loss in losses.items()}
+                self.scaler.scale(sum(losses.values())).backward()
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0) + loss.detach()
+        return totals
 
     def _check_finite(
         self, losses: dict[str, Sequence[float]], norm: float, data: list[dict]
@@ -111,7 +132,6 @@ class TrainStep(SimpleTrainer):
         means = {name: float(np.mean(values)) for name, values in losses.items()}
         # The slowest rank determines how long all wait.
         storage.put_scalars(data_time=max(data_times), total_loss=sum(means.values()), **means)
-        storage.put_scalar("rank_data_time", data_times[comm.get_rank()])
         if math.isfinite(norm):  # else the step is skipped
             self.steps += 1
             clipped = 0 < self.max_grad_norm < norm

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from ..config import images_per_iteration
 from ..checkpoint import Checkpointer, model_metadata
 from ..data import build_test_loader, build_train_loader, load_training_dicts
 from ..data.build import resolve_seed
@@ -41,6 +42,7 @@ class Trainer(DefaultTrainer):
         self.seed = resolve_seed(cfg)
         dataset_dicts = load_training_dicts(cfg)
         cfg = resolve_warmup(cfg, len(dataset_dicts))
+        _log_effective_batch(cfg)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self.train_loader = build_train_loader(cfg, dataset_dicts, seed=self.seed)
@@ -53,6 +55,7 @@ class Trainer(DefaultTrainer):
             model,
             self.train_loader,
             optimizer,
+            accum_iters=cfg.SOLVER.ACCUM_ITERS,
             max_grad_norm=cfg.SOLVER.MAX_GRAD_NORM,
             amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
             seed=self.seed,
@@ -79,7 +82,7 @@ class Trainer(DefaultTrainer):
         _, *files = super().build_writers()
         printer = ProgressPrinter(
             self.max_iter,
-            batch_size=self.cfg.SOLVER.IMS_PER_BATCH,
+            batch_size=images_per_iteration(self.cfg),
             device=torch.device(self.cfg.MODEL.DEVICE),
         )
         return [printer, *files]
@@ -193,7 +196,7 @@ def _distribute(model: nn.Module, cfg: CfgNode) -> nn.Module:
 
 def resolve_warmup(cfg: CfgNode, num_images: int) -> CfgNode:
     """Raise SOLVER.WARMUP_ITERS to WARMUP_EPOCHS epochs of ``num_images``."""
-    iters = math.ceil(cfg.SOLVER.WARMUP_EPOCHS * num_images / cfg.SOLVER.IMS_PER_BATCH)
+    iters = math.ceil(cfg.SOLVER.WARMUP_EPOCHS * num_images / images_per_iteration(cfg))
     if iters <= cfg.SOLVER.WARMUP_ITERS:
         return cfg
     cfg = cfg.clone()
@@ -205,6 +208,17 @@ def resolve_warmup(cfg: CfgNode, num_images: int) -> CfgNode:
         "iterations."
     )
     return cfg
+
+
+def _log_effective_batch(cfg: CfgNode) -> None:
+    """Log the batch size that gradient accumulation makes, and what it means for the rate."""
+    solver, images = cfg.SOLVER, images_per_iteration(cfg)
+    if solver.ACCUM_ITERS > 1:
+        logging.getLogger("asff").info(
+            f"Effective batch: {images} images (SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} x "
+            f"SOLVER.ACCUM_ITERS {solver.ACCUM_ITERS}) at SOLVER.BASE_LR {solver.BASE_LR:g}. The "
+            f"linear rule: a rate made for B images becomes rate x {images} / B."
+        )
 
 
 class ScheduleDropBlock(HookBase):
