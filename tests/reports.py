@@ -112,6 +112,45 @@ def random_images(count: int, seed: int) -> list[list[dict]]:
     return images
 
 
+def nasty_case(seed: int) -> tuple[COCO, list[dict]]:
+    """Ground truth and detections with what is easily computed differently.
+
+    Crowds, empty images and classes, degenerate boxes, areas at the limits of the sizes, equal
+    boxes and scores, IoUs of exactly 0.5, more than 100 detections of a class.
+    """
+    rng = np.random.default_rng(seed)
+    on_grid = seed % 2
+
+    def draw_box() -> list[float]:
+        box = rng.integers(0, 9, 4) * 10.0 if on_grid else np.float32(rng.uniform(0, 90, 4))
+        return (box * rng.choice([1, 0], 4, p=[0.95, 0.05])).tolist()
+
+    categories = int(rng.integers(2, 5))
+    images, results = [], []
+    for image in range(8):
+        objects = [
+            {
+                "category_id": int(rng.integers(1, categories)),  # the last one has no objects
+                "bbox": draw_box(),
+                "area": float(rng.choice([0, 1023.9, 1024, 9216, 9216.1, 500])),
+                "iscrowd": int(rng.random() < 0.2),
+            }
+            for _ in range(rng.choice([0, 3, 8]))
+        ]
+        images.append(objects)
+        for _ in range(rng.choice([0, 10, 300], p=[0.2, 0.7, 0.1])):
+            copied = objects and rng.random() < 0.6
+            box = objects[rng.integers(len(objects))]["bbox"] if copied else draw_box()
+            score = float(rng.choice([0.0, 0.5, 1.0, np.float32(rng.random())]))
+            label = int(rng.integers(1, categories + 1))
+            box = np.abs(box + rng.choice([0, 2]) * rng.normal(0, 1, 4)).tolist()
+            result = {"image_id": image, "category_id": label, "bbox": box, "score": score}
+            results.append(result)
+    results.append({"image_id": 0, "category_id": 1, "bbox": [5.0, 5.0, 9.0, 9.0], "score": 0.5})
+    names = [str(i) for i in range(categories)]
+    return make_ground_truth(images, names), results
+
+
 def write_run(folder: Path, config: Path, dataset: str = "shapes_val") -> None:
     """Write the folder of a run with an evaluation on a registered dataset."""
     cfg = load_config(str(config))

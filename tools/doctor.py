@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Distributions whose versions are printed: what is imported, in each of its distributions.
 DISTRIBUTIONS = """torch torchvision detectron2 sal-detectron2 numpy pillow opencv-python-headless
 opencv-python opencv-contrib-python-headless opencv-contrib-python pycocotools fvcore iopath
-scikit-learn timm setuptools""".split()
+hotcoco scikit-learn timm setuptools""".split()
 
 SETUP = "make setup"
 SHARED_MEMORY = "give the container more shared memory, or set DATALOADER.NUM_WORKERS 0"

@@ -157,7 +157,7 @@ def setup(venv: Path, detectron2: str) -> None:
     # It was built against the torch beside it, which setup.cfg's ranges keep and the pins may not.
     if state["detectron2"] == "other":
         print(f"Keeping the Detectron2 of {venv} and the versions it works with.", flush=True)
-        pip(python, "install", "--editable", ".[dev,timm,tools]")
+        pip(python, "install", "--editable", ".[dev,hotcoco,timm,tools]")
         return
 
     keep_wheel = state["detectron2"] == "wheel" and detectron2 == "wheel"

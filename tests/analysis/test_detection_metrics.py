@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from asff.analysis import Evaluation, evaluate
-from asff.analysis.detection_errors import IGNORED
+from asff.analysis.detection_errors import CORRECT, IGNORED
 from asff.analysis.detection_metrics import (
     SCORES,
     average_precisions,
@@ -22,7 +22,7 @@ from asff.analysis.detection_metrics import (
     worst_images,
 )
 from asff.data.boxes import COCO_SIZES
-from tests.reports import evaluate_image, jitter, make_ground_truth, random_images
+from tests.reports import evaluate_image, jitter, make_ground_truth, nasty_case, random_images
 
 CAT, DOG = 1, 2  # category ids; labels are 0 and 1
 NONE = {kind: 0 for kind in ("missed", "duplicate", "classification", "localization", "background")}
@@ -78,6 +78,29 @@ def test_ap_is_that_of_coco(ground_truth: COCO):
     for category, entry in zip(sorted(ground_truth.cats), class_precisions(evaluation)):
         assert [entry["AP"], entry["AP50"]] == judge([category])[:2]
     assert 5 < average_precisions(evaluation)["AP"] < 95
+
+
+@pytest.mark.parametrize("coco_api", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("seed", range(8))
+def test_correct_and_ignored_detections_are_those_of_coco(seed: int, coco_api: str):
+    ground_truth, results = nasty_case(seed)
+    coco = COCOeval(ground_truth, ground_truth.loadRes(deepcopy(results)), "bbox")
+    coco.evaluate()
+    wanted = Counter()
+    for image in coco.evalImgs:  # of all images, classes and sizes
+        if image is None or image["aRng"] != coco.params.areaRng[0]:
+            continue
+        for number, match, ignored in zip(
+            image["dtIds"], image["dtMatches"][0], image["dtIgnore"][0]
+        ):
+            found = coco.cocoDt.anns[number]
+            kind = IGNORED if ignored else CORRECT if match else None
+            key = found["image_id"], found["category_id"] - 1, found["score"], *found["bbox"]
+            wanted[(*key, kind)] += 1
+    table = evaluate(ground_truth, results, coco_api).detections
+    kinds = [x if x in (CORRECT, IGNORED) else None for x in table["kind"].tolist()]
+    keys = zip(*(table[x].tolist() for x in ("image", "label", "score")), *table["box"].T.tolist())
+    assert Counter((*key, kind) for key, kind in zip(keys, kinds)) == wanted
 
 
 def test_ap_by_hand():
@@ -190,6 +213,17 @@ def test_the_confusions_match_the_highest_score_first():
         [detection([110, 100, 60, 60])],
     )
     assert sorted(count_at(evaluation, 0.5)["confusion"]) == [[0, 2, 1], [1, 0, 1]]
+
+
+def test_of_equal_ious_the_last_object_is_matched_as_by_coco():
+    """The first detection has an IoU of 0.5 with both: the last is no longer free for its own."""
+    evaluation = evaluate_image(
+        [gt([100, 100, 60, 60]), gt([140, 100, 60, 60])],
+        [detection([120, 100, 60, 60], 0.9), detection([140, 100, 60, 60], 0.8)],
+    )
+    assert totals(count_at(evaluation, 0.5)) == {**NONE, "duplicate": 1, "missed": 1}
+    # One of two objects is found: at 51 of 101 recalls.
+    assert average_precisions(evaluation)["AP50"] == pytest.approx(100 * 51 / 101)
 
 
 def test_crowds_count_neither_way():

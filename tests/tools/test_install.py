@@ -136,7 +136,7 @@ def test_an_importable_detectron2_is_kept(tmp_path: Path, found: str, kept: bool
     assert result.returncode == (0 if kept else 1)
     assert ("requirements.txt" in log) is (found != "other")
     assert ("--editable" in log) is kept
-    assert (".[dev,timm,tools]" in log) is (found == "other")
+    assert (".[dev,hotcoco,timm,tools]" in log) is (found == "other")
 
 
 def test_a_second_setup_has_nothing_to_do(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from ..data.boxes import COCO_AREA_LIMITS
 
 FOREGROUND_IOU = 0.5  # a box is correct from this IoU on
+MAX_DETECTIONS = 100  # COCO evaluates so many of a class in an image
 BACKGROUND_IOU = 0.1  # a box below this IoU does not mean the object
 
 # Kinds of detections. COCO ignores a detection on a crowd: it is neither correct nor a mistake.
@@ -45,6 +46,7 @@ GROUND_TRUTH = np.dtype(
         ("label", int),
         ("box", float, 4),
         ("size", int),
+        ("crowd", bool),
         # Highest score of its correct detections and its classification and localization mistakes.
         ("covered_score", float),
         ("matched_score", float),  # score of the detection matched regardless of class
@@ -52,78 +54,63 @@ GROUND_TRUTH = np.dtype(
 )
 
 
-def match_detections(evaluator: COCOeval) -> tuple[np.ndarray, np.ndarray]:
+def match_detections(evaluator: COCOeval, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Match all detections that COCO evaluates to all objects that are not crowds.
 
-    COCO's own matching says which detections are correct, so that they agree with its precision
+    Within a class it is COCO's matching, so that correct detections agree with the precision
     curves. Detections are matched in descending order of their scores, hence a score threshold
     removes detections but does not change the matches of the others.
 
     Args:
-        evaluator: after ``evaluate()``.
+        evaluator: of :func:`evaluate_coco`.
+        detections: (D, 7) of :func:`to_array`.
 
     Returns:
         (D,) of :data:`DETECTION` and (M,) of :data:`GROUND_TRUTH`.
     """
-    params = evaluator.params
-    # By class, area range (the first contains all objects) and image.
-    shape = len(params.catIds), len(params.areaRng), len(params.imgIds)
-    results = np.array(evaluator.evalImgs, object).reshape(shape)[:, 0]
-    # The empty arrays give the dtype if there are no images.
-    detections, objects = [np.empty(0, DETECTION)], [np.empty(0, GROUND_TRUTH)]
-    for image in range(len(params.imgIds)):
-        found = [result for result in results[:, image] if result is not None]
-        if found:
-            matched = _match_image(evaluator, image, found)
-            detections.append(matched[0])
-            objects.append(matched[1])
-    return np.concatenate(detections), np.concatenate(objects)
+    annotations = list(evaluator.cocoGt.anns.values())
+    objects = np.zeros(len(annotations), GROUND_TRUTH)
+    for name, key in (("image", "image_id"), ("label", "category_id"), ("crowd", "iscrowd")):
+        objects[name] = [x[key] for x in annotations]
+    objects["box"] = np.reshape([x["bbox"] for x in annotations], (-1, 4))
+    objects["size"] = np.digitize([x["area"] for x in annotations], COCO_AREA_LIMITS)
+    objects = np.sort(objects, order=["image", "label", "crowd"], kind="stable")
+
+    found = np.zeros(len(detections), DETECTION)
+    found["image"], found["score"], found["label"] = detections[:, [0, 5, 6]].T
+    found["box"] = detections[:, 1:5]
+    found["size"] = np.digitize(detections[:, 3] * detections[:, 4], COCO_AREA_LIMITS)
+    found["gt_label"] = len(evaluator.params.catIds)
+    found = found[np.lexsort([found["label"], -found["score"], found["image"]])]
+
+    starts = np.arange(1, len(evaluator.params.imgIds))
+    images = (np.split(x, np.searchsorted(x["image"], starts)) for x in (found, objects))
+    matched = [_match_image(*tables) for tables in zip(*images)]
+    found, objects = map(np.concatenate, zip(*matched))
+    return found, objects
 
 
-def _match_image(
-    evaluator: COCOeval, image: int, results: list[dict]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Match the detections of an image.
-
-    Args:
-        image: index into the list of images.
-        results: COCO's matches, one dict for each class that occurs.
-    """
-    labels = {category: label for label, category in enumerate(evaluator.params.catIds)}
-    dt_dicts = [evaluator.cocoDt.anns[i] for result in results for i in result["dtIds"]]
-    gt_dicts = [evaluator.cocoGt.anns[i] for result in results for i in result["gtIds"]]
-    detections = _to_table(dt_dicts, DETECTION, image, labels)
-    objects = _to_table(gt_dicts, GROUND_TRUTH, image, labels)
-    detections["score"] = [x["score"] for x in dt_dicts]
-    crowd = np.array([x.get("iscrowd", 0) for x in gt_dicts], bool)
-    ignored = np.concatenate([result["dtIgnore"][0] for result in results]).astype(bool)
+def _match_image(detections: np.ndarray, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Match the detections of an image, in descending order of their scores, to its objects."""
+    same_class = detections["label"][:, None] == detections["label"]
+    detections = detections[np.tril(same_class, -1).sum(axis=1) < MAX_DETECTIONS]
+    crowd = objects["crowd"]
     ious = np.zeros((len(detections), len(objects)))
     if ious.size:
-        ious[:] = mask.iou(detections["box"], objects["box"], crowd.astype(np.uint8).tolist())
+        ious[:] = mask.iou(detections["box"], objects["box"], crowd.tolist())
 
-    gt_index = {x["id"]: index for index, x in enumerate(gt_dicts)}
-    matched_ids = np.concatenate([result["dtMatches"][0] for result in results])  # 0: none
-    matched = np.array([gt_index.get(i, -1) for i in matched_ids], int)
-    target = _classify(detections, objects, np.where(crowd, 0, ious), matched, ignored)
+    same_class = detections["label"][:, None] == objects["label"]
+    matched = _match(np.where(same_class & ~crowd, ious, 0))
+    on_crowd = (ious >= FOREGROUND_IOU) & same_class & crowd
+    ignored = (matched < 0) & on_crowd.any(axis=1)
+    ious = np.where(crowd, 0, ious)
+    target = _classify(detections, objects, ious, matched, ignored)
     covers = np.isin(detections["kind"], (CORRECT, CLASSIFICATION, LOCALIZATION))
     objects["covered_score"] = _highest_scores(detections, target, covers, len(objects))
-    match = _match_any_class(detections["score"], np.where(crowd | ignored[:, None], 0, ious))
+    match = _match(np.where(ignored[:, None], 0, ious))
     objects["matched_score"] = _highest_scores(detections, match, match >= 0, len(objects))
-    detections["gt_label"] = len(labels)
     detections["gt_label"][match >= 0] = objects["label"][match[match >= 0]]
     return detections, objects[~crowd]
-
-
-def _to_table(
-    annotations: list[dict], dtype: np.dtype, image: int, labels: dict[int, int]
-) -> np.ndarray:
-    """Create a table with the fields that detections and ground truth have in common."""
-    table = np.zeros(len(annotations), dtype)
-    table["image"] = image
-    table["label"] = [labels[x["category_id"]] for x in annotations]
-    table["box"] = np.reshape([x["bbox"] for x in annotations], (-1, 4))
-    table["size"] = np.digitize([x["area"] for x in annotations], COCO_AREA_LIMITS)
-    return table
 
 
 def _classify(
@@ -165,20 +152,19 @@ def _classify(
     return target
 
 
-def _match_any_class(scores: np.ndarray, ious: np.ndarray) -> np.ndarray:
-    """Match each detection, in descending order of scores, to the free object of highest IoU.
+def _match(ious: np.ndarray) -> np.ndarray:
+    """Match each detection, in this order, to the free object of highest IoU.
 
     Args:
-        scores: (D,)
         ious: (D, M), 0 for pairs that must not be matched.
 
     Returns:
         (D,) index of its object, or -1.
     """
-    match = np.full(len(scores), -1)
+    match = np.full(len(ious), -1)
     free = ious.copy()
-    for detection in np.argsort(-scores, kind="stable") if ious.size else ():
-        best = free[detection].argmax()
+    for detection in np.flatnonzero((ious >= FOREGROUND_IOU).any(axis=1)):
+        best = np.flatnonzero(free[detection] == free[detection].max())[-1]  # COCO takes the last
         if free[detection, best] >= FOREGROUND_IOU:
             match[detection] = best
             free[:, best] = 0

@@ -1,17 +1,14 @@
 """Compute AP, precision and recall, confusions and kinds of mistakes of an evaluation.
 
-AP, precision curves and the correct detections come from pycocotools' Python class, which
-COCOEvaluator uses here, too: AP is equal to the bit. Confusions and kinds of mistakes, which
-pycocotools lacks, come from its matches; see detection_errors.py.
+AP and precision curves are those of the evaluation, to the bit. Confusions and kinds of mistakes,
+at any score threshold, come from detection_errors.py.
 
 Shape letters: D detections, M ground-truth objects, K classes, R recalls.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data.boxes import COCO_SIZES
+from ..evaluation import evaluate_coco, to_array
 from .detection_errors import CORRECT, IGNORED, MISTAKES, match_detections
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first numbers of COCOeval
@@ -34,15 +32,16 @@ class Evaluation:
     evaluator: COCOeval  # after summarize()
     detections: np.ndarray  # (D,) of detection_errors.DETECTION
     objects: np.ndarray  # (M,) of detection_errors.GROUND_TRUTH
+    images: list[dict]  # of the COCO dict, in the order of the indices
     class_names: list[str]  # in the order of the labels
 
 
-def evaluate(ground_truth: COCO, results: Sequence[dict]) -> Evaluation:
+def evaluate(ground_truth: COCO, results: Sequence[dict], coco_api: str = "auto") -> Evaluation:
     """Compare detections with the ground truth.
 
     Args:
-        ground_truth: with annotation ids from 1 on, as our Evaluator has it.
         results: in COCO's result format.
+        coco_api: see :func:`asff.evaluation.coco_classes`.
 
     Raises:
         ValueError: the results are of another dataset, or there is no ground truth.
@@ -56,21 +55,16 @@ def evaluate(ground_truth: COCO, results: Sequence[dict]) -> Evaluation:
                 f"The detections have {key} {min(unknown)}, which the dataset does not have: it "
                 "has changed since. Evaluate again."
             )
-    detections = COCO()
-    # Like COCO.loadRes(), which fails without detections.
-    annotations = [
-        {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3]}
-        for number, result in enumerate(results, start=1)
-    ]
-    detections.dataset = {**ground_truth.dataset, "annotations": annotations}
-    evaluator = COCOeval(ground_truth, detections, "bbox")
-    with redirect_stdout(io.StringIO()):
-        detections.createIndex()
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
-    names = [category["name"] for category in ground_truth.loadCats(evaluator.params.catIds)]
-    return Evaluation(evaluator, *match_detections(evaluator), names)
+    detections = to_array(ground_truth, results)
+    # pycocotools fails without detections. A false one has the same precision at every recall: 0.
+    evaluator = evaluate_coco(
+        ground_truth, detections if len(detections) else np.zeros((1, 7)), api=coco_api
+    )
+    images, categories = (
+        [x[key] for key in sorted(x)] for x in (ground_truth.imgs, ground_truth.cats)
+    )
+    names = [category["name"] for category in categories]
+    return Evaluation(evaluator, *match_detections(evaluator, detections), images, names)
 
 
 def average_precisions(evaluation: Evaluation) -> dict[str, float | None]:
@@ -176,7 +170,7 @@ def worst_images(evaluation: Evaluation, score: float) -> list[int]:
     shown = detections_from(evaluation, score)
     false = shown[shown["kind"] != CORRECT]
     missed = missed_objects(evaluation, score)
-    num_images = len(evaluation.evaluator.params.imgIds)
+    num_images = len(evaluation.images)
     counts = np.bincount(np.concatenate([false["image"], missed["image"]]), minlength=num_images)
     return [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--output {output}: there is no such folder that one can write to.")
     cfg, dataset = folder.read_config(args.dataset)
     ground_truth = Trainer.build_evaluator(cfg, dataset).ground_truth
-    evaluation = evaluate(ground_truth, folder.read_results(dataset))
+    evaluation = evaluate(ground_truth, folder.read_results(dataset), cfg.TEST.COCO_API)
     images = choose_images(evaluation, MetadataCatalog.get(dataset).get("image_root", ""))
     content = describe_run(folder, cfg, dataset, evaluation, images)
     maps = _draw_maps(folder, [x.path for x in images[:NUM_MAPS]], content["best_score"])

@@ -26,6 +26,7 @@ from ..data import (
     register_custom_datasets,
     resolve_custom_datasets,
 )
+from ..evaluation import coco_classes
 from .launch import num_processes
 
 
@@ -108,6 +109,7 @@ def _check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: boo
     check_input(cfg)
     _check_weights(cfg, eval_only=eval_only, resume=resume)
     datasets = {"DATASETS.TEST": cfg.DATASETS.TEST}
+    coco_classes(cfg.TEST.COCO_API)
     if cfg.TEST.VIS_IMAGES < 0:
         raise ValueError(f"TEST.VIS_IMAGES is {cfg.TEST.VIS_IMAGES}, but must be 0 (none) or more.")
     if not eval_only:

@@ -155,12 +155,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Evaluator:
-        # Detectron2's compiled evaluation may be missing; a cached JSON may be stale.
         return Evaluator(
             dataset_name,
             output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
-            use_fast_impl=False,
-            allow_cached_coco=False,
+            coco_api=cfg.TEST.COCO_API,
+            allow_cached_coco=False,  # a cached JSON may be stale
         )
 
     @staticmethod

@@ -29,7 +29,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """Describe a run and its evaluation on a dataset, without the pixels of the images to show."""
     metrics, log = read_metrics(run.path / "metrics.json"), run.read_log()
-    num_images = len(evaluation.evaluator.params.imgIds)
+    num_images = len(evaluation.images)
     content = {
         "run": run.path.resolve().name,
         "dataset": dataset,

@@ -41,10 +41,9 @@ class ShownImage:
 
 def choose_images(evaluation: Evaluation, image_root: str) -> list[ShownImage]:
     """Choose the readable images below a folder with the most mistakes at the best score."""
-    params, known = evaluation.evaluator.params, evaluation.evaluator.cocoGt.imgs
     images: list[ShownImage] = []
     for index in worst_images(evaluation, best_score(evaluation)):
-        path = os.path.join(image_root, known[params.imgIds[index]]["file_name"])
+        path = os.path.join(image_root, evaluation.images[index]["file_name"])
         try:
             pixels = read_image(path)
         except UnreadableImage as error:

@@ -12,8 +12,7 @@ from detectron2.config import CfgNode
 
 from ..config_files import load_config
 from ..data import check_datasets, register_custom_datasets, resolve_custom_datasets
-
-RESULTS = "coco_instances_results.json"  # COCOEvaluator writes it at every evaluation
+from ..evaluation import RESULTS
 
 # Lines of the log, in the order in which an evaluation writes them.
 _BATCHES = re.compile(r"Start inference on (\d+) batches")

@@ -1,0 +1,88 @@
+"""Time of COCO's evaluation of generated detections, by each COCO API."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ..analysis.cost import measure_seconds
+from ..data.datasets import CocoDataset
+from ..evaluation import Evaluator
+
+SIDE = 640  # height and width of the images in pixels
+NUM_OBJECTS = 7  # per image, about as many as COCO has
+
+
+def measure_evaluate(
+    num_images: int = 5000,
+    num_detections: int = 100,
+    num_classes: int = 80,
+    repeats: int = 3,
+    apis: Sequence[str] = ("pycocotools", "hotcoco"),
+) -> dict[str, dict[str, list[float]]]:
+    """Evaluate generated detections by each API in turn.
+
+    Args:
+        num_detections: of each image, at least twice NUM_OBJECTS.
+
+    Returns:
+        For each API the seconds of each repeat: to ``process`` a detector's outputs image by image,
+        and to ``evaluate`` them, which includes the file of results.
+    """
+    generator = torch.Generator().manual_seed(0)
+    boxes = _draw_boxes(num_images * NUM_OBJECTS, generator).view(num_images, NUM_OBJECTS, 4)
+    classes = torch.randint(num_classes, boxes.shape[:2], generator=generator)
+    inputs = [{"image_id": i} for i in range(1, num_images + 1)]
+    outputs = [
+        {"instances": _draw_detections(*objects, num_detections, num_classes, generator)}
+        for objects in zip(boxes, classes)
+    ]
+    boxes[..., 2:] -= boxes[..., :2]
+    objects = ([(*x, 0) for x in zip(*y)] for y in zip(classes.tolist(), boxes.tolist()))
+    names = [f"class {i}" for i in range(num_classes)]
+    dataset = CocoDataset.from_objects((("", (SIDE, SIDE), x) for x in objects), names)
+
+    name = "asff_benchmark_evaluate"
+    seconds = {api: {"process": [], "evaluate": []} for api in apis}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset.write(Path(folder, "gt.json"))
+        MetadataCatalog.get(name).json_file = str(Path(folder, "gt.json"))
+        evaluators = [Evaluator(name, coco_api=api, output_dir=folder) for api in apis]
+        MetadataCatalog.remove(name)
+        for _ in range(repeats):
+            for evaluator, stages in zip(evaluators, seconds.values()):
+                evaluator.reset()
+                stages["process"].append(
+                    measure_seconds(partial(evaluator.process, inputs, outputs))
+                )
+                stages["evaluate"].append(measure_seconds(evaluator.evaluate))
+    return seconds
+
+
+def _draw_boxes(num_boxes: int, generator: torch.Generator) -> Tensor:
+    """Draw corner boxes (M, 4) of 8 pixels to half the image."""
+    sides = 8 * (SIDE / 16) ** torch.rand(num_boxes, 2, generator=generator)
+    corners = torch.rand(num_boxes, 2, generator=generator) * (SIDE - sides)
+    return torch.cat([corners, corners + sides], dim=1)
+
+
+def _draw_detections(
+    boxes: Tensor, classes: Tensor, number: int, num_classes: int, generator: torch.Generator
+) -> Instances:
+    """Draw detections of an image: two near each object, the others anywhere."""
+    instances = Instances((SIDE, SIDE))
+    others = number - 2 * len(boxes)
+    shifts = 4 * torch.randn(2 * len(boxes), 2, generator=generator)
+    near = torch.cat([boxes, boxes]) + shifts.repeat(1, 2)
+    instances.pred_boxes = Boxes(torch.cat([near, _draw_boxes(others, generator)]))
+    background = torch.randint(num_classes, (others,), generator=generator)
+    instances.pred_classes = torch.cat([classes, classes, background])
+    instances.scores = torch.rand(number, generator=generator)
+    return instances
