@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from detectron2.layers import batched_nms
 from detectron2.modeling import build_model
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from asff.modeling import YOLOv3
+from asff.modeling import DensePredictions, YOLOv3
+from asff.modeling.yolov3.box_regression import to_corners
 from tests.helpers import MOBILENET, TINY_DARKNET, detector_cfg, make_instances
+from tests.modeling.drawn import draw_predictions
+from tests.modeling.oracle import Layout
 
 NARROW = ("MODEL.YOLOV3.NECK.WIDTH", 0.125, "MODEL.YOLOV3.NUM_CLASSES", 3)
 RESNET = ("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.OUT_FEATURES")
@@ -34,17 +42,6 @@ def spread_predictions(model: YOLOv3) -> YOLOv3:
         nn.init.normal_(level.predict.weight, std=0.1)
         nn.init.normal_(level.predict.bias)
     return model
-
-
-def draw_dense(rng: np.random.Generator, num_anchors: int, num_classes: int) -> torch.Tensor:
-    """Draw a dense output (R, 5 + K) with many boxes near each other."""
-    objects = rng.integers(0, 6, num_anchors)
-    dense = np.zeros((num_anchors, 5 + num_classes), np.float32)
-    dense[:, :2] = rng.uniform(50, 300, (6, 2))[objects] + rng.normal(0, 8, (num_anchors, 2))
-    scales = np.exp(rng.normal(0, 0.2, (num_anchors, 2)))
-    dense[:, 2:4] = rng.uniform(30, 90, (6, 2))[objects] * scales
-    dense[:, 4:] = rng.uniform(0, 1, (num_anchors, 1 + num_classes)) ** 2
-    return torch.from_numpy(dense)
 
 
 def slow_iou(a: list[float], b: list[float]) -> float:
@@ -103,33 +100,123 @@ DEFAULTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {},
-        {"multi_label": True},
-        {"score_thresh": 0.3},
-        {"topk_candidates": 40, "multi_label": True},
-        {"nms_thresh": 0.3},
-        {"nms_thresh": 0.9, "max_detections": 7},
-    ],
-    ids=str,
-)
-def test_inference_equals_the_slow_loop(changed):
-    options = {**DEFAULTS, **changed}
-    model = tiny_model(
+CHANGES = [
+    {},
+    {"multi_label": True},
+    {"score_thresh": 0.75},
+    {"topk_candidates": 40, "multi_label": True},
+    {"topk_candidates": 40},
+    {"nms_thresh": 0.3},
+    {"nms_thresh": 0.9, "max_detections": 7},
+]
+
+
+def model_with(options: dict) -> YOLOv3:
+    return tiny_model(
         *("MODEL.YOLOV3.SCORE_THRESH_TEST", options["score_thresh"]),
         *("MODEL.YOLOV3.TOPK_CANDIDATES_TEST", options["topk_candidates"]),
         *("MODEL.YOLOV3.NMS_THRESH_TEST", options["nms_thresh"]),
         *("TEST.DETECTIONS_PER_IMAGE", options["max_detections"]),
         *("MODEL.YOLOV3.MULTI_LABEL_TEST", options["multi_label"]),
     )
-    dense = draw_dense(np.random.default_rng(0), 300, 5)
-    expected = slow_inference(dense, **options)
-    assert expected != slow_inference(dense, **DEFAULTS) or not changed
-    levels = torch.arange(300) % 3
-    found = model.inference_single_image(dense, levels, (416, 416))
-    check_detections(found, expected, levels.tolist())
+
+
+def crowd(num_images: int) -> tuple[ImageList, DensePredictions]:
+    """Draw the predictions for crowded images; of several, the last but one is empty."""
+    rng = np.random.default_rng(0)
+    layout = Layout(96, 96)
+    boxes = make_instances([[8, 8, 40, 44], [12, 10, 44, 44], [2, 2, 94, 90]] * 9, [0] * 27)
+    drawn = draw_predictions(rng, [boxes] * num_images, layout=layout, num_classes=5)
+    logits = {k: x.detach() for k, x in vars(drawn).items() if isinstance(x, torch.Tensor)}
+    predictions = replace(drawn, **logits)
+    predictions.obj_logits.round_()  # some scores are equal
+    predictions.cls_logits[:, ::7] = 2 * predictions.cls_logits[:, :1]
+    if num_images > 1:
+        predictions.obj_logits[-2] = -20
+    return ImageList(torch.zeros(num_images, 3, 96, 96), [(96, 96)] * num_images), predictions
+
+
+@torch.no_grad()
+def reference_inference(model: YOLOv3, predictions: DensePredictions) -> list[Instances]:
+    """Detect image by image, after decoding and scoring all anchors."""
+    results = []
+    for dense in predictions.decode():
+        scores = dense[:, 4:5] * dense[:, 5:]  # (R, K)
+        if not model.multi_label:
+            best = scores.argmax(dim=1, keepdim=True)
+            scores = torch.zeros_like(scores).scatter_(1, best, scores.gather(1, best))
+        anchor_idx, classes = (scores > model.score_thresh).nonzero(as_tuple=True)
+        scores, order = scores[anchor_idx, classes].sort(descending=True, stable=True)
+        scores, order = scores[: model.topk_candidates], order[: model.topk_candidates]
+        anchor_idx, classes = anchor_idx[order], classes[order]
+        boxes = to_corners(dense[anchor_idx, :4])
+        keep = batched_nms(boxes, scores, classes, model.nms_thresh)
+        keep = keep[: model.max_detections_per_image]
+        result = Instances((96, 96), pred_boxes=Boxes(boxes[keep]), scores=scores[keep])
+        result.pred_classes = classes[keep]
+        result.pred_levels = predictions.grid.levels[anchor_idx[keep]]
+        results.append(result)
+    return results
+
+
+@pytest.mark.parametrize("changed", CHANGES, ids=str)
+def test_inference_equals_the_slow_loop(changed):
+    options = {**DEFAULTS, **changed}
+    images, predictions = crowd(1)
+    expected = slow_inference(predictions.decode()[0], **options)
+    assert expected != slow_inference(predictions.decode()[0], **DEFAULTS) or not changed
+    (found,) = model_with(options).forward_inference(images, [], predictions)
+    check_detections(found, expected, predictions.grid.levels.tolist())
+
+
+@pytest.mark.parametrize("num_images", [1, 4])
+@pytest.mark.parametrize("changed", CHANGES, ids=str)
+def test_a_batch_equals_its_images_one_by_one(changed, num_images):
+    """Scores, classes, levels and order, equal scores included."""
+    model = model_with({**DEFAULTS, **changed})
+    images, predictions = crowd(num_images)
+    expected = reference_inference(model, predictions)
+    assert [len(x) > 5 for x in expected] == [i != num_images - 2 for i in range(num_images)]
+    scores = expected[0].scores
+    assert len(scores.unique()) < len(scores) or changed
+    for found, other in zip(model.forward_inference(images, [], predictions), expected):
+        torch.testing.assert_close(found.scores, other.scores, rtol=1e-6, atol=0.0)
+        assert torch.equal(found.pred_classes, other.pred_classes)
+        assert torch.equal(found.pred_levels, other.pred_levels)
+        torch.testing.assert_close(found.pred_boxes.tensor, other.pred_boxes.tensor)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations before NMS whose result, or its size, the host has to wait for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.numel, self.before_nms = 0, 0, True
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.before_nms &= "nms" not in str(func)
+        tags = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags)
+        is_index = func is torch.ops.aten.index.Tensor
+        masks = is_index and any(x is not None and x.dtype == torch.bool for x in args[1])
+        self.count += self.before_nms and bool(masks if is_index else tags)
+        result = func(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+        self.numel = max([self.numel, *sizes])
+        return result
+
+
+@pytest.mark.parametrize("topk_candidates", [3, 1000])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_inference_waits_for_the_device_once(multi_label, topk_candidates):
+    """And computes nothing that has a value for every anchor and class."""
+    changed = {"multi_label": multi_label, "topk_candidates": topk_candidates, "score_thresh": 0.6}
+    model = model_with({**DEFAULTS, **changed})
+    images, predictions = crowd(4)
+    with Waits() as waits:
+        found = model.forward_inference(images, [], predictions)
+    assert sum(map(len, found)) > 5 and not waits.before_nms
+    assert waits.count == 1 + multi_label
+    assert waits.numel < predictions.cls_logits.numel() / 2
 
 
 @pytest.mark.parametrize("size", [(64, 96), (50, 70)], ids=str)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
+from torchvision.ops import batched_nms
 
 from ..backbone.pyramid import build_pyramid
 from .adjacent_ignore import build_adjacent_ignore
@@ -180,44 +180,85 @@ class YOLOv3(DenseDetector):
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: DensePredictions
     ) -> list[Instances]:
-        levels = predictions.grid.levels
-        results = [
-            self.inference_single_image(dense, levels, size)
-            for dense, size in zip(predictions.decode(), images.image_sizes)
-        ]
-        if self.letterbox_test:
-            for result in results:
-                undo_letterbox(result.pred_boxes, result.image_size, images.tensor.shape[-1])
-        return results
+        """Turn the predictions for a batch into the detections of its images, best first.
 
-    def inference_single_image(
-        self, dense: Tensor, levels: Tensor, image_size: tuple[int, int]
-    ) -> Instances:
-        """Turn the dense output of an image into its detections, best first.
-
-        Args:
-            dense: (R, 5 + K), see :meth:`forward_dense`.
-            levels: (R,), index of the level of each anchor.
-            image_size: height and width in pixels.
+        Before NMS, it waits for the device once; with ``multi_label`` twice.
 
         Returns:
-            ``pred_boxes``, ``scores``, ``pred_classes`` and ``pred_levels``.
+            per image ``pred_boxes``, ``scores``, ``pred_classes`` and ``pred_levels``.
         """
-        scores = dense[:, 4:5] * dense[:, 5:]  # (R, K)
-        if not self.multi_label:
-            best = scores.argmax(dim=1, keepdim=True)
-            scores = torch.zeros_like(scores).scatter_(1, best, scores.gather(1, best))
-        anchor_idx, classes = (scores > self.score_thresh).nonzero(as_tuple=True)
-        scores, order = scores[anchor_idx, classes].sort(descending=True, stable=True)
-        scores, order = scores[: self.topk_candidates], order[: self.topk_candidates]
-        anchor_idx, classes = anchor_idx[order], classes[order]
-        boxes = to_corners(dense[anchor_idx, :4])
-        keep = batched_nms(boxes, scores, classes, self.nms_thresh)
-        keep = keep[: self.max_detections_per_image]
-        return Instances(
-            image_size,
-            pred_boxes=Boxes(boxes[keep]),
-            scores=scores[keep],
-            pred_classes=classes[keep],
-            pred_levels=levels[anchor_idx[keep]],
-        )
+        image_idx, anchor_idx, classes, scores = self._find_candidates(predictions)
+        boxes = to_corners(predictions.boxes_at(image_idx, anchor_idx))
+        categories = image_idx * predictions.cls_logits.shape[-1] + classes
+        # It shifts boxes by multiples of their category: float64 keeps all of their digits.
+        keep = batched_nms(boxes.double(), scores.double(), categories, self.nms_thresh)
+        # Candidates of score 0 are the last ones of their images: they suppressed no others.
+        keep = keep[scores[keep] > 0].sort().values
+        counts = image_idx[keep].bincount(minlength=len(images.image_sizes)).tolist()
+        results = []
+        for image_size, idx in zip(images.image_sizes, keep.split(counts)):
+            idx = idx[: self.max_detections_per_image]
+            result = Instances(
+                image_size,
+                pred_boxes=Boxes(boxes[idx]),
+                scores=scores[idx],
+                pred_classes=classes[idx],
+                pred_levels=predictions.grid.levels[anchor_idx[idx]],
+            )
+            if self.letterbox_test:
+                undo_letterbox(result.pred_boxes, image_size, images.tensor.shape[-1])
+            results.append(result)
+        return results
+
+    def _find_candidates(
+        self, predictions: DensePredictions
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Find the boxes that enter NMS: of each image the ``topk_candidates`` best.
+
+        Returns:
+            (M,) each: index of the image, index of the anchor, class and score, in the order of the
+            images, best first. Scores that do not pass the threshold are 0.
+        """
+        objectness = predictions.obj_logits.sigmoid()
+        # Scores are objectness x class probability: those of the other anchors cannot pass.
+        image_idx, anchor_idx = (objectness > self.score_thresh).nonzero(as_tuple=True)
+        objectness = objectness[image_idx, anchor_idx]
+        cls_logits = predictions.cls_logits[image_idx, anchor_idx]
+        if self.multi_label:
+            scores = objectness[:, None] * cls_logits.sigmoid()
+            box_idx, classes = (scores > self.score_thresh).nonzero(as_tuple=True)
+            image_idx, anchor_idx = image_idx[box_idx], anchor_idx[box_idx]
+            scores = scores[box_idx, classes]
+        else:
+            # amax and, of the few, argmax: in one, max, they take longer.
+            scores = objectness * cls_logits.amax(dim=1).sigmoid()
+            scores = torch.where(scores > self.score_thresh, scores, 0.0)
+        num_images = len(predictions.obj_logits)
+        order, scores = _best_of_images(image_idx, scores, num_images, self.topk_candidates)
+        classes = classes[order] if self.multi_label else cls_logits[order].argmax(dim=1)
+        return image_idx[order], anchor_idx[order], classes, scores
+
+
+def _best_of_images(
+    image_idx: Tensor, scores: Tensor, num_images: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """Find the ``count`` best boxes of each image, without waiting for the device.
+
+    Args:
+        image_idx: (M,), ascending.
+        scores: (M,).
+
+    Returns:
+        Indices of the boxes, by image, best first, equal ones in their order; and their scores.
+        Others, with the score 0, may follow.
+    """
+    scores, order = scores.sort(descending=True, stable=True)
+    by_image = image_idx[order].sort(stable=True).indices
+    scores, order = scores[by_image], order[by_image]
+    if len(order) <= count:
+        return order, scores
+    first = torch.searchsorted(image_idx, torch.arange(num_images, device=order.device))
+    rank = torch.arange(len(order), device=order.device) - first[image_idx]
+    is_late, in_time_first = (rank >= count).sort(stable=True)
+    kept = in_time_first[: num_images * count]
+    return order[kept], scores[kept].masked_fill(is_late[: len(kept)], 0.0)

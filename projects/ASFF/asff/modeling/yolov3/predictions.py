@@ -54,6 +54,14 @@ class DensePredictions:
             self.box_logits, self.anchor_sizes(), self.grid.locations, self.grid.strides
         )
 
+    def boxes_at(self, image_idx: Tensor, anchor_idx: Tensor) -> Tensor:
+        """Decode the boxes of M anchors, each of an image: (M,), (M,) to (M, 4), as above."""
+        grid, sizes = self.grid, self.grid.sizes[anchor_idx]
+        if self.shape_logits is not None:
+            sizes = predict_anchors(self.shape_logits[image_idx, anchor_idx], sizes)
+        logits = self.box_logits[image_idx, anchor_idx]
+        return apply_deltas(logits, sizes, grid.locations[anchor_idx], grid.strides[anchor_idx])
+
     def decode(self) -> Tensor:
         """Decode to (N, R, 5 + K): boxes (see :meth:`boxes`), objectness, class probabilities."""
         objectness = self.obj_logits.sigmoid()[..., None]
