@@ -233,29 +233,13 @@ def test_computes_what_darknet_computes(tmp_path, state, convs):
     torch.testing.assert_close(dense.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_other_classes(tmp_path):
-    state = make_state(*NARROW, "MODEL.YOLOV3.NUM_CLASSES", 2)
-    shapes = [
-        (inputs, outputs if norm else 3 * 7, size, norm)
-        for inputs, outputs, size, norm in channels(yolov3())
-    ]
-    convs = draw(shapes)
-    weights = convert_darknet(read_values(write(tmp_path / "a.weights", convs)), state)
-    assert_same(weights, our_weights(convs))
-
-
-@pytest.mark.parametrize(
-    ("num_bytes", "num_tensors"),
-    # A norm has 5 tensors (one is its counter), a convolution 1 or, without norm, 2.
-    [(162_482_580, 52 * 6), (248_007_048, 72 * 6 + 3 * 2)],
-    ids=["darknet53.conv.74", "yolov3.weights"],
-)
-def test_published_files_have_this_size(tmp_path, num_bytes, num_tensors):
+def test_darknet53_conv_74_has_this_size(tmp_path):
+    """A norm has 5 tensors (one is its counter), and its convolution 1."""
     path = tmp_path / "a.weights"
     path.write_bytes(HEADER)
     with path.open("r+b") as file:
-        file.truncate(num_bytes)  # zeros that take no disk
-    assert len(convert_darknet(read_values(path), make_state())) == num_tensors
+        file.truncate(162_482_580)  # zeros that take no disk
+    assert len(convert_darknet(read_values(path), make_state())) == 52 * 6
 
 
 def count(convs: list[list[Tensor]]) -> int:
@@ -286,20 +270,8 @@ def test_another_number_of_values(tmp_path, state, convs, num_convs, more):
         (b"PK\3\4" + bytes(1000), "does not begin with a header of darknet"),
         (struct.pack("<iii", 0, -2, 0) + bytes(8), "does not begin with a header of darknet"),
         (HEADER, r"a\.weights is cut off: its 20 bytes are not a header of 20 bytes followed by"),
-        (HEADER[:16], "its 16 bytes are not a header of 20 bytes"),
         (HEADER + bytes(41), "its 61 bytes are not a header of 20 bytes"),
         (OLD_HEADER, "its 16 bytes are not a header of 16 bytes"),
-    ],
-    ids=[
-        "none",
-        "empty",
-        "text",
-        "zip",
-        "version",
-        "no values",
-        "no header",
-        "part of a value",
-        "old",
     ],
 )
 def test_no_darknet_file(tmp_path, content, message):
@@ -323,12 +295,3 @@ def test_another_detector(tmp_path, convs, options, example):
     path = write(tmp_path / "a.weights", convs)
     with pytest.raises(ValueError, match=example + r".*yolov3_d53_original\.yaml"):
         convert_darknet(read_values(path), make_state(*NARROW, *options))
-
-
-def test_config_letterboxes():
-    images = (
-        build_model(make_cfg(*NARROW))
-        .eval()
-        .preprocess_image([{"image": torch.zeros(3, 312, 416)}])
-    )
-    assert images.tensor.shape == (1, 3, 416, 416) and images.image_sizes == [(312, 416)]

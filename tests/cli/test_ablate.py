@@ -277,10 +277,7 @@ def test_other_overrides_are_refused(folder, free):
     "options, message",
     [
         ((*grid("nowhere"),), "--config-file nowhere.yaml: there is no such file."),
-        ((*grid("one"), "SOLVER.BASE_LRR", 1), "Did you mean SOLVER.BASE_LR?"),
-        ((*grid("one"), "SOLVER.BASE_LR"), "Command line: "),
         ((*grid("one"), "SEED", 3), "set SEED, which each run sets"),
-        ((*grid("one"), "OUTPUT_DIR", "x"), "set OUTPUT_DIR, which each run"),
         ((*grid("one"), "DATASETS.TEST", "()"), "one.yaml: DATASETS.TEST is ();"),
         ((*grid("one", "sub/one"),), "one.yaml and sub/one.yaml have the same name"),
         (("nowhere",), "There is no nowhere/grid.json: name --config-files and --seeds"),
@@ -299,12 +296,11 @@ def test_refusals(options, message, folder):
 @pytest.mark.parametrize(
     "file, content, message",
     [
-        ("grid.json", "{", "grid.json cannot be read (Expecting property name"),
         ("grid.json", "[]", "grid.json lacks config_files, seeds, opts, jobs, threads: restore"),
         ("runs/one_seed1.json", "", "one_seed1.json cannot be read (Expecting value"),
         ("runs/one_seed1.json", '{"seed": 1}', "one_seed1.json lacks config_file, metrics"),
         ("runs/x.json", {"seed": 7}, "x.json is of one.yaml with seed 7, which are not in"),
-        ("costs.json", "{}", "costs.json lacks configs, hardware, threads, rounds, date: restore"),
+        ("costs.json", "{}", "costs.json lacks configs, hardware, threads, rounds, date"),
     ],
 )
 def test_damaged_files_are_named(file, content, message, folder, free):
@@ -336,37 +332,20 @@ def test_costs_are_measured_once(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_real_trainings(tmp_path: Path, datasets: Path):
-    """Two configs and two seeds; then one run is resumed from its last checkpoint."""
+    """Two configs and two seeds."""
     for fusion in ("none", "asff"):
         text = CONFIG.replace("  YOLOV3:\n", f"  YOLOV3:\n    FUSION:\n      NAME: {fusion}\n")
         (tmp_path / f"{fusion}.yaml").write_text(text)
     options = [*grid("none", "asff", seeds=(1, 2)), "--jobs", "2"]
-    options += ["SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "1"]
-
-    def compare() -> dict:
-        env = {**os.environ, "PYTHONPATH": str(ROOT / "projects" / "ASFF"), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "asff", "ablate", *map(str, options)]
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return json.loads((tmp_path / "results" / "table.json").read_text())
-
-    none, asff = compare()["rows"]
+    options += ["SOLVER.MAX_ITER", "2"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "projects" / "ASFF"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "asff", "ablate", *map(str, options)]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    none, asff = rows(str(tmp_path / "results"))
     assert none["seeds"] == asff["seeds"] == [1, 2]
     assert none["parameters"] < asff["parameters"]
     assert none["multiply_adds"] < asff["multiply_adds"]
     assert none["latency_ratio"] == 1.0 and asff["latency_ratio"] > 0
     assert none["image"] == [64, 64]
-    runs = tmp_path / "results" / "runs"
-    assert len(list(runs.iterdir())) == 4
-    before = json.loads((runs / "asff_seed2.json").read_text())["metrics"]
-
-    output = tmp_path / "output" / "ablations" / "results" / "asff_seed2"
-    (output / "last_checkpoint").write_text("model_0000000.pth")
-    (runs / "asff_seed2.json").unlink()
-    compare()
-    log = (output / "log.txt").read_text()
-    assert "Resuming from iteration 1 of" in log and log.count("Starting training") == 2
-    assert json.loads((runs / "asff_seed2.json").read_text())["metrics"] == before
-    others = [x for x in output.parent.glob("*/log.txt") if x.parent != output]
-    assert len(others) == 3
-    assert all(x.read_text().count("Starting training") == 1 for x in others)
+    assert len(list((tmp_path / "results" / "runs").iterdir())) == 4

@@ -83,32 +83,23 @@ def test_boxes(box, rule):
 
 
 @pytest.mark.parametrize(
-    ("change", "rule", "example", "description"),
+    ("change", "rule"),
     [
-        (
-            {"category_id": 9, "bbox": [0, 0, 0, 0]},  # of several faults the first counts
-            "unknown_category",
-            "1.png: annotation 3, category 9",
-            "annotations of unknown categories",
-        ),
-        (
-            {"image_id": "x"},
-            "unknown_image",
-            "image 'x': annotation 3, box [0, 0, 60, 40]",
-            "annotations of unknown images",
-        ),
+        # Of several faults the first counts.
+        ({"category_id": 9, "bbox": [0, 0, 0, 0]}, "unknown_category"),
+        ({"image_id": "x"}, "unknown_image"),
     ],
 )
-def test_what_cannot_be_used_is_dropped(change, rule, example, description):
+def test_what_cannot_be_used_is_dropped(change, rule):
     dataset = make_dataset()
     dataset.annotations[2].update(change)
     files = sound_files(dataset)
-    assert examples(dataset) == {rule: [example]}
+    assert list(examples(dataset)) == [rule]
     kept = [x for x in dataset.annotations if x["id"] != 3]
     assert usable_annotations(dataset, files)[0] == kept
     cleaned, changes = repair(dataset, files)
     assert cleaned == replace(dataset, annotations=kept)
-    assert changes == {f"dropped {description}": 1}
+    assert sum(changes.values()) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,10 +136,7 @@ def test_repeated_boxes():
     dataset.annotations.append({**copies[0], "id": 94, "bbox": [-5, -5, 70, 50]})
     cleaned, changes = repair(dataset, files)
     assert [x["id"] for x in cleaned.annotations] == [1, 2, 3, 4, 92, 93]
-    assert changes == {
-        "clipped boxes that reach beyond their image": 1,
-        "dropped boxes that repeat another": 3,
-    }
+    assert list(changes.values()) == [1, 3]  # clipped, dropped
 
 
 def test_ids_of_annotations():
@@ -225,11 +213,7 @@ def test_missing_and_unreadable_files_go_with_their_annotations():
     cleaned, changes = repair(dataset, files)
     assert [x["id"] for x in cleaned.images] == [10, 12]
     assert [x["id"] for x in cleaned.annotations] == [1, 2, 5, 6]
-    assert changes == {
-        "dropped images whose file does not exist": 1,
-        "dropped images whose file cannot be read": 1,
-        "dropped annotations of dropped images": 4,
-    }
+    assert list(changes.values()) == [1, 1, 4]  # missing, unreadable, their annotations
 
 
 def test_sizes_become_those_of_the_files():
@@ -254,10 +238,7 @@ def test_sizes_become_those_of_the_files():
     assert [x["bbox"] for x in cleaned.annotations] == [
         *([0, 0, 60, 40], [5.5, 6, 10, 4], [0, 0, 30, 40], [5.5, 6, 10, 4])
     ]
-    assert changes == {
-        "corrected images of another size than stated": 2,
-        "clipped boxes that reach beyond their image": 1,
-    }
+    assert list(changes.values()) == [2, 1]  # corrected, clipped
 
 
 @pytest.mark.parametrize("size", [(None, 40), (0, 0), ("60", 40)])
@@ -277,16 +258,12 @@ def test_images_that_share_an_id_are_dropped():
     """To which of them a box belongs cannot be known, and wrong labels are worse than none."""
     dataset = make_dataset(images=3)
     dataset.images[2]["id"] = 10
-    found = examples(dataset)
-    assert found["shared_image_id"] == ["2.png (image 10): also 0.png"]
+    assert examples(dataset)["shared_image_id"] == ["2.png (image 10): also 0.png"]
     cleaned, changes = repair(dataset, sound_files(dataset))
     assert [x["file_name"] for x in cleaned.images] == ["1.png"]
     assert [x["id"] for x in cleaned.annotations] == [3, 4]
-    assert changes == {
-        "dropped images with the id of another": 2,
-        "dropped annotations of dropped images": 2,
-        "dropped annotations of unknown images": 2,  # of the id that image 12 had
-    }
+    # Images, their annotations, and those of the id that image 12 had.
+    assert list(changes.values()) == [2, 2, 2]
 
 
 def test_images_of_one_file_are_merged():
@@ -301,10 +278,7 @@ def test_images_of_one_file_are_merged():
         *dataset.annotations[:4],
         {**dataset.annotations[4], "image_id": 10},
     ]
-    assert changes == {
-        "merged images with the file of another": 1,
-        "dropped boxes that repeat another": 1,
-    }
+    assert list(changes.values()) == [1, 1]  # merged, dropped
 
 
 def test_images_given_twice_are_kept_once():
