@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import cv2
 import pytest
 
 from tests.training import ROOT, run_asff
@@ -25,36 +27,52 @@ def benchmark(*args: object) -> str:
     return done.output
 
 
-def rows(printed: str, *names: str) -> list[list[float]]:
-    """Return the numbers of a table's rows that begin with these names."""
-    found = {name: re.findall(rf"^{name} +([\d.].*)$", printed, re.MULTILINE) for name in names}
-    assert all(len(lines) == 1 for lines in found.values()), (found, printed)
-    return [[float(x.strip("%")) for x in lines[0].split()] for lines in found.values()]
+def rows(output: Path) -> dict[str, dict]:
+    """Return the rows that a command wrote, by name."""
+    return {row["name"]: row for row in json.loads(output.read_bytes())["rows"]}
 
 
-def test_train():
-    config = ("--config-file", "configs/quickstart.yaml")
-    options = ("--images", 1, "--size", 64, "--repeats", 2, "MODEL.YOLOV3.NECK.SPP", "False")
-    printed = benchmark("train", *config, *options)
-    assert "1 images of 64 pixels, cpu, 1 threads: one step takes 0." in printed
+def test_train_against_a_checkout(tmp_path: Path):
+    output = tmp_path / "result.json"
+    options = ("--images", 1, "--sizes", 64, "--rounds", 1, "--boxes", 0, 3, "--output", output)
+    config = ("--config-files", "configs/quickstart.yaml", "--against", ".")
+    printed = benchmark("train", *config, *options, "MODEL.YOLOV3.NECK.SPP", "False")
+    found = json.loads(output.read_bytes())["rows"]
+    assert [(x["name"], x["boxes"]) for x in found] == [
+        (name, boxes) for boxes in (0, 3) for name in ("quickstart (.)", "quickstart")
+    ]
+    for row in found:
+        assert list(row["stages"]) == ["forward", "targets, losses", "backward, update", "total"]
+        assert row["size"] == 64 and row["memory_mib"] > 0
+    assert printed.count("| quickstart ") == 4
 
 
-def test_data():
-    options = ("--size", 64, "--samples", 6, "--files", 2, "--workers", 1)
+def test_unknown_version():
+    config = ("--config-files", "configs/quickstart.yaml", "--sizes", 64)
+    done = run_asff("benchmark", "train", *config, "--against", "nowhere")
+    assert done.code == 2 and "--against nowhere is neither a folder" in done.output
+
+
+def test_data(tmp_path: Path):
+    output = tmp_path / "result.json"
+    options = ("--size", 64, "--samples", 6, "--files", 2, "--workers", 1, "--output", output)
     config = ("--config-file", "configs/coco/yolov3_d53_asff.yaml", "SOLVER.IMS_PER_BATCH", 2)
-    printed = benchmark("data", *options, *config)
-    assert "6 samples of 64 pixels from 2 JPEGs of 640x480 pixels and 1" in printed  # 1xx kB
-    clock, cpu = rows(printed, "elapsed time", "CPU time")
-    for per_second, mean, median, high in (clock, cpu):
-        assert per_second * mean == pytest.approx(1000, rel=0.05)
-        assert 0 < median <= high
-    *parts, rest = rows(printed, "read and decode", "mixup", *AUGMENTATIONS, "the rest")
+    benchmark("data", *options, *config)
+    found = rows(output)
+    assert 100 <= found["CPU time"]["file_kb"] < 200
+    per_second = {name: row.pop("samples_per_s") for name, row in found.items()}
+    del found["elapsed time"], found["loader, 1 workers"]
     # Each sample reads two images and is mixed and resized; the parts and the rest are all.
-    assert all(parts[i][0] > 0 for i in (0, 1, -1)) and rest[0] > 0
-    to_tensor = rows(printed, "to a tensor")
-    assert sum(x[1] for x in (*parts, *to_tensor, rest)) == pytest.approx(100, abs=0.6)
-    assert "Decoding one JPEG takes " in printed
-    assert re.search(r"Loader, workers: 1: [1-9]\d*\.\d samples/s\.", printed)
+    assert set(found) <= {
+        "CPU time",
+        "read and decode",
+        "mixup",
+        "to a tensor",
+        "the rest",
+        *AUGMENTATIONS,
+    }
+    parts = sum(1 / per_second[name] for name in found if name != "CPU time" and per_second[name])
+    assert parts == pytest.approx(1 / per_second["CPU time"], rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -71,22 +89,38 @@ def test_refusals(options: tuple, message: str):
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="needs Linux's /proc")
-def test_memory():
-    printed = benchmark("memory", "--images", 20000, "--workers", 2)
-    found = re.search(r"20000 dataset dicts takes (\d+) MiB of memory, serialized (\d+)", printed)
-    size, serialized = map(int, found.groups())
+def test_memory(tmp_path: Path):
+    output = tmp_path / "result.json"
+    benchmark("memory", "--images", 20000, "--workers", 2, "--output", output)
+    dataset, *workers = rows(output).values()
     # Seven boxes of four floats are at least 7 x 4 x 24 bytes as a list; pickled, 7 x 4 x 9.
-    assert 20000 * 7 * 4 * 9 / 2**20 < serialized
-    for first, rss, pss, private in rows(printed, "worker 1", "worker 2"):
-        assert 0 < private < pss < rss
-        assert private - first < serialized  # none has made a copy
+    assert 20000 * 7 * 4 * 9 / 2**20 < dataset["serialized_mib"] < dataset["list_mib"]
+    assert len(workers) == 2
+    for row in workers:
+        assert 0 < row["private_mib"] < row["pss_mib"] < row["rss_mib"]
+        # None has made a copy.
+        assert row["private_mib"] - row["private_at_first_mib"] < dataset["serialized_mib"]
 
 
-def test_model():
+def test_start_and_plot(tmp_path: Path):
+    output, figure = tmp_path / "start.json", tmp_path / "figure.webp"
+    config = ("--config-file", "configs/coco/yolov3_d53_asff.yaml")
+    benchmark("start", *config, "--images", 10, 1000, "--boxes", 2, "--output", output)
+    few, many = json.loads(output.read_bytes())["rows"]
+    assert (few["dataset_images"], many["dataset_images"]) == (10, 1000)
+    assert list(many["stages"]) == ["check", "load", "build the loader", "total"]
+    benchmark("plot", output, "--output", figure)
+    height, width = cv2.imread(str(figure)).shape[:2]
+    assert height > width > 100  # one column of two panels
+
+
+def test_model_counts():
     configs = [f"configs/ablations/shapes_retinanet_{name}.yaml" for name in ("fpn", "asff_fpn")]
-    printed = benchmark("model", "--config-files", *configs, "--height", 64, "--width", 96)
-    assert "64 x 96 pixels" in printed
-    found = re.findall(r"shapes_retinanet_(\w+) +\| ([\d.]+) +\| ([\d.]+)", printed)
+    options = ("--sizes", "64x96", "--rounds", 0)
+    printed = benchmark("model", "--config-files", *configs, *options)
+    found = re.findall(
+        r"shapes_retinanet_(\w+) +\| 64x96 +\| 1 +\| 1 +\| ([\d.]+) +\| ([\d.]+)", printed
+    )
     assert [name for name, *_ in found] == ["fpn", "asff_fpn"]
     (_, params, operations), (_, more_params, more_operations) = found
     # Three 3x3 convolutions of 64 channels, nine 1x1 to 16 channels, three 1x1 from 48 to 3.
@@ -97,6 +131,13 @@ def test_model():
     assert float(more_operations) - float(operations) == pytest.approx(added / 1e9, abs=0.0002)
 
 
-def test_losses():
-    printed = benchmark("losses", "--images", 2, "--boxes", 3, "--size", 64)
-    assert "2 images of 64 pixels, 3 boxes each" in printed and "times as fast as" in printed
+def test_model_stages(tmp_path: Path):
+    output = tmp_path / "result.json"
+    options = ("--sizes", 64, "--batches", 2, "--rounds", 1, "--output", output)
+    variant = ("--variants", "MODEL.YOLOV3.MULTI_LABEL_TEST True")
+    benchmark("model", "--config-files", "configs/quickstart.yaml", *options, *variant)
+    found = rows(output)
+    assert list(found) == ["quickstart", "quickstart MODEL.YOLOV3.MULTI_LABEL_TEST True"]
+    for row in found.values():
+        assert list(row["stages"]) == ["read", "preprocess", "forward", "decode, NMS", "total"]
+        assert row["batch"] == 2 and row["memory_mib"] > 0

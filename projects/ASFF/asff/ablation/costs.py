@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from datetime import date
 from functools import partial
@@ -11,17 +10,17 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from torch import nn
-from tqdm import tqdm, trange
+from tqdm import tqdm
 
-from ..analysis.cost import count_operations, measure_seconds
+from ..analysis.cost import count_operations
+from ..analysis.timing import describe_hardware, interleave, measure_seconds, summarize
 from ..config_files import load_config
 from ..data import build_test_loader
 from ..engine import Trainer
 from ..engine.setup import resolve_device, resolve_sync_norm, setup_datasets
-from .records import describe_hardware
 from .runs import Grid, read_json, write_json
 
-WARM_UP, ROUNDS = 3, 50
+ROUNDS = 50
 
 
 def measure_costs(grid: Grid) -> dict:
@@ -39,13 +38,13 @@ def measure_costs(grid: Grid) -> dict:
     models = [Trainer.build_model(cfg).eval() for cfg in tqdm(cfgs, desc="building")]
     inputs = [next(iter(build_test_loader(cfg, cfg.DATASETS.TEST[0]))) for cfg in cfgs]
     costs = [count_operations(model, x) for model, x in zip(models, inputs)]
-    times = _time_interleaved(models, inputs)
+    calls = [partial(_time_call, model, x) for model, x in zip(models, inputs)]
+    times = interleave(calls, ROUNDS)
     for cost, x, seconds in zip(costs, inputs, times):
-        # Ratios within a round cancel the load of the machine.
-        ratios = [own / first for own, first in zip(seconds, times[0])]
+        latency = summarize(seconds, times[0])["forward"]
         cost["image"] = list(x[0]["image"].shape[1:])
-        cost["latency_ms"] = round(1e3 * statistics.median(seconds), 2)
-        cost["latency_ratio"] = round(statistics.median(ratios), 3)
+        cost["latency_ms"] = round(latency["ms"], 2)
+        cost["latency_ratio"] = round(latency["ratio"], 3)
     return {
         "configs": dict(zip(grid.config_files, costs)),
         "hardware": describe_hardware(cfgs[0].MODEL.DEVICE),
@@ -79,14 +78,5 @@ def _build_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
 
 
 @torch.no_grad()
-def _time_interleaved(
-    models: Sequence[nn.Module], inputs: Sequence[list[dict]]
-) -> list[list[float]]:
-    """Measure seconds of forward passes, by model and round; each round runs every model once."""
-    times = [[] for _ in models]
-    for step in trange(WARM_UP + ROUNDS, desc="latency", unit="round"):
-        for model, x, seconds in zip(models, inputs, times):
-            elapsed = measure_seconds(partial(model, x))
-            if step >= WARM_UP:
-                seconds.append(elapsed)
-    return times
+def _time_call(model: nn.Module, inputs: list[dict]) -> dict[str, float]:
+    return {"forward": measure_seconds(partial(model, inputs))}

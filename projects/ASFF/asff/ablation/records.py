@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-import torch
-
+from ..analysis.timing import describe_hardware
 from ..checkpoint.metadata import package_version
 from ..report.run_folder import read_metrics
 from .runs import Grid, Run, read_json, write_json
@@ -90,14 +87,3 @@ def training_seconds(lines: Sequence[dict]) -> float | None:
             seconds += (line["iteration"] - previous) * line["time"]
             previous = line["iteration"]
     return round(seconds, 1) or None
-
-
-def describe_hardware(device: str) -> str:
-    """Return the processor that MODEL.DEVICE names on this machine, and the version of torch."""
-    if torch.device(device).type == "cuda" and torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ()
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{os.cpu_count()} cores of {name}, torch {torch.__version__}"

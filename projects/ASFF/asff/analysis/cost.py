@@ -1,11 +1,7 @@
-"""Costs of a detector: parameters, multiply-adds and the time of a call."""
+"""Costs of a detector that no machine changes: parameters and multiply-adds."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
-import torch
 from detectron2.utils.analysis import FlopCountAnalysis, parameter_count
 from fvcore.nn.jit_handles import conv_flop_count, get_shape
 from torch import nn
@@ -28,21 +24,6 @@ def count_operations(model: nn.Module, inputs: list[dict]) -> dict:
         "multiply_adds": int(analysis.total()),
         "not_counted": sorted(analysis.unsupported_ops()),
     }
-
-
-def measure_seconds(function: Callable[[], object]) -> float:
-    """Call a function, and return the seconds that it and its work on the GPU take."""
-    synchronize()
-    start = time.perf_counter()
-    function()
-    synchronize()
-    return time.perf_counter() - start
-
-
-def synchronize() -> None:
-    """Wait for the GPU, if there is one: its kernels run asynchronously."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _count_deform_conv(inputs: list, outputs: list) -> int:

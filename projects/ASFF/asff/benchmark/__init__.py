@@ -1,5 +1,5 @@
-"""Speed and memory of detectors, training and data loading on this machine.
+"""Speed and memory of detectors, training, data loading and evaluation on this machine.
 
-One module per subcommand of ``asff benchmark``, whose function ``measure_...`` returns what is
-printed.
+The functions ``measure_...`` return rows: dicts with a name, inputs, further numbers, and the times
+of stages. results.py formats and draws them.
 """

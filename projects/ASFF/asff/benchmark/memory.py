@@ -1,72 +1,115 @@
-"""Memory that data workers need for a large dataset."""
+"""Memory and start-up time that a large dataset needs."""
 
 from __future__ import annotations
 
+import json
 import math
 import multiprocessing
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from detectron2.data import DatasetFromList
-from tabulate import tabulate
 from tqdm import tqdm, trange
 
 from ..data.batch_plan import BatchPlan, BatchPlanSampler, MixupSchedule, SizeSchedule
 from ..data.loader import TrainingLoader
 from ..data.training_dataset import TrainingDataset
 from .data import BOXES, make_dataset_dict
+from .processes import Candidate, Worker, measure
 
 BATCH = 64
 MIB = 2**20
 
 
-def measure_memory(num_images: int, num_workers: int) -> str:
+def measure_start(
+    config_file: str, opts: Sequence[str], num_images: Sequence[int], num_boxes: int
+) -> list[dict]:
+    """Measure the start of a training, once for each size of a generated COCO file.
+
+    The stages are the checks, loading of the dataset dicts, and building of the loader with the
+    first entry of the batch plan; no image is read.
+
+    Args:
+        num_boxes: of each image.
+
+    Returns:
+        Rows of :func:`measure`.
+    """
+    spec = {"task": "start", "config_file": config_file, "opts": list(opts)}
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="asff_benchmark_"))
+        candidates = []
+        for number in num_images:
+            annotations = Path(folder, f"{number}.json")
+            _write_coco(annotations, number, num_boxes)
+            worker = stack.enter_context(Worker(spec, threads=1))
+            inputs = {"annotations": str(annotations), "images": folder}
+            axes = {"dataset_images": number, "boxes": num_boxes}
+            candidates.append(Candidate("start", worker, inputs, axes))
+        return measure(candidates, rounds=1, warm_up=0)
+
+
+def _write_coco(file: Path, num_images: int, num_boxes: int) -> None:
+    """Write a COCO file whose images are all one file, which is empty: none is opened."""
+    file.with_name("image.jpg").touch()
+    images, annotations = [], []
+    for x in _generate_dicts(num_images, num_boxes):
+        for y in x.pop("annotations"):
+            y = {**y, "id": len(annotations) + 1, "image_id": x["image_id"], "area": 1.0}
+            del y["bbox_mode"]
+            annotations.append(y)
+        images.append({**x, "id": x.pop("image_id"), "file_name": "image.jpg"})
+    categories = [{"id": i, "name": f"class {i}"} for i in range(1, 81)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    file.write_text(json.dumps(content))
+
+
+def measure_memory(num_images: int, num_workers: int) -> list[dict]:
     """Measure the memory of data workers over an epoch of generated dataset dicts.
 
     Returns:
-        Sentences, and a table with a row for each worker: private memory at first, and after the
-        epoch RSS, PSS (shared pages divided by the number of processes that share them) and
-        private memory.
+        Rows: the list of dataset dicts, as a list and serialized; each worker with its private
+        memory at first, and after the epoch RSS, PSS (shared pages divided by the number of
+        processes that share them) and private memory, which is shared with no other process: a copy
+        of the dataset would be in it.
 
     Raises:
         ValueError: the operating system does not tell the memory of a process.
     """
     if not Path("/proc/self/smaps_rollup").is_file():
         raise ValueError("memory needs Linux's /proc/PID/smaps_rollup, which is not here.")
-    before = _read_memory(os.getpid())["private"]
-    dataset_dicts = list(_generate_dicts(num_images))
-    dict_list = _read_memory(os.getpid())["private"] - before
+    before = _read_memory(os.getpid())["private_mib"]
+    dataset_dicts = list(_generate_dicts(num_images, BOXES))
+    dict_list = _read_memory(os.getpid())["private_mib"] - before
     dataset = TrainingDataset(DatasetFromList(dataset_dicts), _touch)
     del dataset_dicts  # as in training, where nothing refers to the list any more
-    serialized = len(dataset.dataset_dicts._lst._lst)
+    serialized = round(len(dataset.dataset_dicts._lst._lst) / MIB)
 
     batches = iter(_build_loader(dataset, num_workers))
     next(batches)
     pids = [process.pid for process in multiprocessing.active_children()]
-    at_first = [_read_memory(pid)["private"] for pid in pids]
+    at_first = [_read_memory(pid)["private_mib"] for pid in pids]
     for _ in tqdm(range(math.ceil(num_images / BATCH)), desc="an epoch", unit="batch"):
         next(batches)
-    rows = [
-        (f"worker {number}", *(size / MIB for size in (private, *_read_memory(pid).values())))
-        for number, (pid, private) in enumerate(zip(pids, at_first), start=1)
-    ]
-    headers = ["MiB", "private at first", "RSS after an epoch", "PSS", "private"]
-    return (
-        f"A list of {num_images} dataset dicts takes {dict_list / MIB:.0f} MiB of memory, "
-        f"serialized {serialized / MIB:.0f} MiB.\n{tabulate(rows, headers, floatfmt='.0f')}\n"
-        "Private memory is shared with no other process: a copy of the dataset would be in it."
-    )
+    sizes = {"list_mib": round(dict_list), "serialized_mib": serialized}
+    rows = [{"name": "dataset", "images": num_images, **sizes, "stages": {}}]
+    for number, (pid, private) in enumerate(zip(pids, at_first), start=1):
+        memory = {"private_at_first_mib": private, **_read_memory(pid)}
+        rows.append({"name": f"worker {number}", "images": num_images, **memory, "stages": {}})
+    return rows
 
 
-def _generate_dicts(number: int) -> Iterator[dict]:
+def _generate_dicts(num_images: int, num_boxes: int) -> Iterator[dict]:
     """Generate dataset dicts of the size of COCO's."""
     rng = np.random.default_rng(0)
-    for index in trange(number, desc="generating dataset dicts", unit_scale=True):
-        boxes = rng.uniform(1, 300, (BOXES, 4)).tolist()
+    for index in trange(num_images, desc="generating dataset dicts", unit_scale=True):
+        boxes = rng.uniform(1, 300, (num_boxes, 4)).tolist()
         file_name = f"datasets/coco/train2017/{index:012d}.jpg"
-        yield make_dataset_dict(file_name, index, boxes, range(BOXES))
+        yield make_dataset_dict(file_name, index, boxes, range(1, num_boxes + 1))
 
 
 def _touch(dataset_dict: dict, other: dict | None, *, weight: float, size: int) -> dict:
@@ -87,8 +130,9 @@ def _build_loader(dataset: TrainingDataset, num_workers: int) -> TrainingLoader:
 
 
 def _read_memory(pid: int) -> dict[str, int]:
-    """Read the ``rss``, ``pss`` and ``private`` bytes of a process."""
+    """Read RSS, PSS and private memory of a process in MiB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    sizes = {key: int(value.split()[0]) * 1024 for key, value in (x.split(":") for x in lines)}
+    sizes = {key: int(value.split()[0]) / 1024 for key, value in (x.split(":") for x in lines)}
     private = sizes["Private_Clean"] + sizes["Private_Dirty"]
-    return {"rss": sizes["Rss"], "pss": sizes["Pss"], "private": private}
+    memory = {"rss_mib": sizes["Rss"], "pss_mib": sizes["Pss"], "private_mib": private}
+    return {key: round(x, 1) for key, x in memory.items()}

@@ -1,0 +1,131 @@
+"""Latency and training steps of detectors, on images that need no dataset."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..analysis.cost import count_operations
+from ..checkpoint import Checkpointer, model_metadata
+from ..config_files import find_config_file, load_config
+from ..data.datasets import class_count
+from ..engine import Trainer
+from ..engine.setup import resolve_device, resolve_sync_norm, setup_datasets
+from .data import PHOTOGRAPH, write_photograph
+from .processes import Candidate, Worker, checkout, measure
+
+
+def measure_detectors(
+    task: str,
+    config_files: Sequence[str],
+    opts: Sequence[str],
+    axes: Mapping[str, Sequence],
+    *,
+    threads: Sequence[int],
+    rounds: int,
+    variants: Sequence[str] = (),
+    exported: Sequence[str] = (),
+    weights: str = "",
+    objects: int = 0,
+    against: str = "",
+) -> tuple[list[dict], str]:
+    """Measure every config, variant and exported file at every combination of the axes.
+
+    Args:
+        task: "model", from the file of an image to its detections; or "train", a training step on
+            random images.
+        axes: values of the inputs of worker.py: ``size`` (height, width in pixels), ``batch``; or
+            ``size``, ``images`` and ``boxes`` of each.
+        threads: one more axis.
+        rounds: 0 measures nothing.
+        variants: KEY VALUE pairs; each config is measured without and with each of them.
+        exported: files of other runtimes, which are measured, too.
+        weights: checkpoint; by default weights are random, and only ``objects`` random anchors of
+            an image keep their objectness.
+        against: version of the code that the first config is measured with, too, as the first
+            candidate; see :func:`checkout`.
+
+    Returns:
+        The rows of :func:`measure`, for "model" with parameters and multiply-adds of one image; and
+        the device, "cpu" or "cuda".
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asff_benchmark_")))
+        # Configs with INPUT.SQUARE resize the first; others take images of the size.
+        for height, width in {PHOTOGRAPH, *axes["size"]}:
+            path = folder / f"{height}x{width}.jpg"
+            write_photograph(path, height, width, rng=np.random.default_rng(0))
+        specs: dict[str, tuple[dict, Path | None, dict]] = {}  # with version and costs by size
+        for file in config_files:
+            cfg = load_config(file, opts)
+            setup_datasets(cfg, file, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])  # for the classes
+            resolve_device(cfg, num_gpus=1)
+            resolve_sync_norm(cfg, world_size=1)
+            model = Trainer.build_model(cfg)
+            name, costs = Path(file).stem, {}
+            spec = {
+                "task": task,
+                "config_file": str(Path(find_config_file(file)).absolute()),
+                "opts": opts,
+                "device": torch.device(cfg.MODEL.DEVICE).type,
+                "num_classes": class_count(cfg)[1],
+                "folder": str(folder),
+                "objects": None if weights else objects,
+                "weights": weights,
+            }
+            if task == "model":
+                sizes = axes["size"]
+                costs = {size: _count(model.eval(), *size) for size in sizes}
+                spec["weights"] = weights or _save(model, model_metadata(cfg), folder / name)
+            if against and not specs:
+                code = stack.enter_context(checkout(against))
+                specs[f"{name} ({against})"] = spec, code, costs
+            for variant in ("", *variants):
+                changed = {**spec, "opts": [*opts, *shlex.split(variant)]}
+                specs[f"{name} {variant}".strip()] = changed, None, costs
+        for file in exported:
+            specs[Path(file).name] = {**spec, "exported": file}, None, {}
+
+        candidates = []
+        for count in threads:
+            workers = {
+                name: stack.enter_context(Worker(spec, threads=count, code=code))
+                for name, (spec, code, _) in specs.items()
+            }
+            for values in product(*axes.values()):
+                inputs = dict(zip(axes, values))
+                shown = {**inputs, "size": _name_size(*inputs["size"]), "threads": count}
+                for name, worker in workers.items():
+                    facts = specs[name][2].get(inputs["size"], {})
+                    candidates.append(Candidate(name, worker, inputs, shown, facts))
+        return measure(candidates, rounds), spec["device"]
+
+
+def _count(model: nn.Module, height: int, width: int) -> dict[str, float]:
+    """Count the parameters and the multiply-adds of one image."""
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    cost = count_operations(model, [{"image": image}])
+    return {
+        "parameters_m": round(cost["parameters"] / 1e6, 2),
+        "multiply_adds_g": float(f"{cost['multiply_adds'] / 1e9:.4g}"),
+    }
+
+
+def _save(model: nn.Module, metadata: dict, path: Path) -> str:
+    """Save a checkpoint, and return its path."""
+    checkpointer = Checkpointer(model, str(path.parent))
+    checkpointer.metadata = metadata
+    checkpointer.save(path.name)
+    return f"{path}.pth"
+
+
+def _name_size(height: int, width: int) -> int | str:
+    return height if height == width else f"{height}x{width}"
