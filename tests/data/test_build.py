@@ -189,7 +189,8 @@ def test_seed_and_dicts_of_the_loader(config):
 
 
 def plan_of(num_images: int, *options: object):
-    keys = ("SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUM_ITERS", 2, "SOLVER.MAX_ITER", 100, *SQUARE, *options)
+    batch = ("SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUM_ITERS", 2)
+    keys = (*batch, "SOLVER.MAX_ITER", 100, *SQUARE, *options)
     return build_batch_plan(detector_cfg(*keys), [{"annotations": []}] * num_images, 3)
 
 

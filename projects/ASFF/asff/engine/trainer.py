@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from ..config import images_per_iteration
 from ..checkpoint import Checkpointer, model_metadata
+from ..config import images_per_iteration
 from ..data import build_test_loader, build_train_loader, load_training_dicts
 from ..data.build import resolve_seed
 from ..data.loader import TrainingLoader
