@@ -25,7 +25,7 @@ from ..data import build_test_loader, build_train_loader, load_training_dicts
 from ..data.build import resolve_seed
 from ..data.loader import TrainingLoader
 from ..evaluation import Evaluator
-from ..modeling import DropBlock, block_sizes
+from ..modeling import DropBlock, TimmBackbone, block_sizes, synchronize_norms
 from .progress import ProgressPrinter
 from .train_step import TrainStep
 from .visualize import VisualizationHook
@@ -44,6 +44,12 @@ class Trainer(DefaultTrainer):
         cfg = resolve_warmup(cfg, len(dataset_dicts))
         _log_effective_batch(cfg)
         model = self.build_model(cfg)
+        if comm.get_world_size() > 1:
+            synchronize_norms(model)
+            for bottom_up in model.modules():
+                if isinstance(bottom_up, TimmBackbone):
+                    # Its plain norms would keep the statistics of one process.
+                    synchronize_norms(bottom_up, nn.BatchNorm2d)
         optimizer = self.build_optimizer(cfg, model)
         self.train_loader = build_train_loader(cfg, dataset_dicts, seed=self.seed)
         if torch.device(cfg.MODEL.DEVICE).type == "cuda":

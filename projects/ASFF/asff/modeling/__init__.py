@@ -7,7 +7,7 @@ from .backbone.timm_backbone import TimmBackbone
 from .fusion.asff_fpn import ASFFFPN
 from .fusion.operations import AdaptiveFusion, FusionOperation, SumFusion
 from .fusion.pyramid_fusion import FUSIONS, PyramidFusion
-from .layers import DropBlock, block_sizes, fuse_norms
+from .layers import DropBlock, block_sizes, fuse_norms, synchronize_norms
 from .yolov3.anchor_generator import YOLOv3AnchorGenerator
 from .yolov3.box_regression import shape_iou
 from .yolov3.detector import YOLOv3
@@ -38,4 +38,5 @@ __all__ = [
     "block_sizes",
     "fuse_norms",
     "shape_iou",
+    "synchronize_norms",
 ]

@@ -4,14 +4,17 @@ from .conv import conv_norm_act, make_norm, msra_init, scale_channels
 from .drop_block import DropBlock, block_sizes
 from .fuse_norms import fuse_norms
 from .rfb import ReceptiveFieldBlock
+from .sync_norm import SyncBatchNorm, synchronize_norms
 
 __all__ = [
     "DropBlock",
     "ReceptiveFieldBlock",
+    "SyncBatchNorm",
     "block_sizes",
     "conv_norm_act",
     "fuse_norms",
     "make_norm",
     "msra_init",
     "scale_channels",
+    "synchronize_norms",
 ]
