@@ -90,6 +90,18 @@ def test_workers_have_one_thread_each():
     assert (first["image"] == 1).all()
 
 
+def test_large_batches_need_few_open_files():
+    """Batches that are held, of 120 x 3 tensors in all, where a process may open 256 files."""
+    import resource  # not on Windows
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        assert len(take(build(images=120, workers=1), 30)) == 30
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_stats_by_hand():
     """Detectron2's mapper counts no dropped boxes, and an image may have no instances."""
     loader = build(images=100, max_unreadable=0.5)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import cv2
 from detectron2.data.build import trivial_batch_collator
+from torch.multiprocessing import set_sharing_strategy
 from torch.utils.data import DataLoader
 
 from .batch_plan import BatchPlanSampler
@@ -124,3 +125,5 @@ class TrainingLoader:
 
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the cores are shared out among the workers
+    # By descriptors, each tensor would be an open file: 128 images exceed the usual 1024.
+    set_sharing_strategy("file_system")
