@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from detectron2.structures import BoxMode, Instances
@@ -150,7 +151,7 @@ class Evaluator(COCOEvaluator):
             if instances is None or instances.has("pred_masks") or instances.has("pred_keypoints"):
                 super().process([x], [output])
             else:
-                rows = _to_tensor(self._image_index[x["image_id"]], instances.to("cpu"))
+                rows = _to_tensor(self._image_index[x["image_id"]], instances)
                 self._predictions.append({"instances": rows})
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict:
@@ -206,8 +207,9 @@ def _to_tensor(image: int, instances: Instances) -> torch.Tensor:
     boxes = instances.pred_boxes.tensor
     boxes = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     columns = boxes, instances.scores[:, None], instances.pred_classes[:, None]
-    columns = [x.double() for x in columns]
-    return torch.cat([torch.full_like(columns[1], image), *columns], dim=1)
+    # One copy from the device. There, float32 also holds the classes exactly.
+    rows = torch.cat([x.float() for x in columns], dim=1).to("cpu", torch.float64)
+    return F.pad(rows, (1, 0), value=image)
 
 
 def _to_json(detections: np.ndarray, image_ids: Sequence[Any], category_ids: Sequence[Any]) -> str:
