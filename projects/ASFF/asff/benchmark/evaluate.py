@@ -12,11 +12,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ..analysis.cost import measure_seconds
+from ..analysis.timing import interleave, measure_seconds, summarize
 from ..data.datasets import CocoDataset
 from ..evaluation import Evaluator
 
 SIDE = 640  # height and width of the images in pixels
+NAME = "asff_benchmark_evaluate"  # of the dataset
 NUM_OBJECTS = 7  # per image, about as many as COCO has
 
 
@@ -24,17 +25,18 @@ def measure_evaluate(
     num_images: int = 5000,
     num_detections: int = 100,
     num_classes: int = 80,
-    repeats: int = 3,
+    rounds: int = 3,
     apis: Sequence[str] = ("pycocotools", "hotcoco"),
-) -> dict[str, dict[str, list[float]]]:
-    """Evaluate generated detections by each API in turn.
+) -> list[dict]:
+    """Evaluate generated detections by each API.
 
     Args:
         num_detections: of each image, at least twice NUM_OBJECTS.
 
     Returns:
-        For each API the seconds of each repeat: to ``process`` a detector's outputs image by image,
-        and to ``evaluate`` them, which includes the file of results.
+        For each API its ``name``, the three numbers and, by name, its ``stages``; see
+        :func:`summarize`. They are to ``process`` a detector's outputs image by image, and to
+        ``evaluate`` them, which includes the file of results.
     """
     generator = torch.Generator().manual_seed(0)
     boxes = _draw_boxes(num_images * NUM_OBJECTS, generator).view(num_images, NUM_OBJECTS, 4)
@@ -49,21 +51,22 @@ def measure_evaluate(
     names = [f"class {i}" for i in range(num_classes)]
     dataset = CocoDataset.from_objects((("", (SIDE, SIDE), x) for x in objects), names)
 
-    name = "asff_benchmark_evaluate"
-    seconds = {api: {"process": [], "evaluate": []} for api in apis}
+    def run(evaluator: Evaluator) -> dict[str, float]:
+        evaluator.reset()
+        process = measure_seconds(lambda: evaluator.process(inputs, outputs))
+        return {"process": process, "evaluate": measure_seconds(evaluator.evaluate)}
+
     with tempfile.TemporaryDirectory() as folder:
         dataset.write(Path(folder, "gt.json"))
-        MetadataCatalog.get(name).json_file = str(Path(folder, "gt.json"))
-        evaluators = [Evaluator(name, coco_api=api, output_dir=folder) for api in apis]
-        MetadataCatalog.remove(name)
-        for _ in range(repeats):
-            for evaluator, stages in zip(evaluators, seconds.values()):
-                evaluator.reset()
-                stages["process"].append(
-                    measure_seconds(partial(evaluator.process, inputs, outputs))
-                )
-                stages["evaluate"].append(measure_seconds(evaluator.evaluate))
-    return seconds
+        MetadataCatalog.get(NAME).json_file = str(Path(folder, "gt.json"))
+        evaluators = [Evaluator(NAME, coco_api=api, output_dir=folder) for api in apis]
+        MetadataCatalog.remove(NAME)
+        times = interleave([partial(run, x) for x in evaluators], rounds, warm_up=0)
+    numbers = {"images": num_images, "detections": num_detections, "classes": num_classes}
+    return [
+        {"name": api, **numbers, "stages": summarize(own, times[0])}
+        for api, own in zip(apis, times)
+    ]
 
 
 def _draw_boxes(num_boxes: int, generator: torch.Generator) -> Tensor:
