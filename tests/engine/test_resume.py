@@ -146,7 +146,8 @@ def test_resume_keeps_the_seed_of_the_run(config, tmp_path):
 def test_resume_without_its_checkpoint(config, tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000007.pth")
     run = run_here("--config-file", config, "--resume", "OUTPUT_DIR", tmp_path)
-    assert f"{tmp_path}/last_checkpoint names 'model_0000007.pth', which is not there" in run.error
+    message = f"--resume: {tmp_path}/last_checkpoint names 'model_0000007.pth', which is not there"
+    assert message in run.error
     fresh = ("SOLVER.MAX_ITER", 1, "DATASETS.TEST", ())
     run = run_here("--config-file", config, *fresh, "OUTPUT_DIR", tmp_path)
     assert run.code == 0, run.output

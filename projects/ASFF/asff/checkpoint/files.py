@@ -1,16 +1,59 @@
-"""Tensors by name from a file, without running code from it."""
+"""Files written whole or not at all; tensors by name from a file, without running code from it."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
+from .pickles import UnsafePickle
+
 # Where programs put the tensors of a model, next to those of an optimizer.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "weights")
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes its name, in place of an older one, once it is whole and on disk.
+
+    Raises:
+        OSError: it cannot be written, as where the disk is full; an older file is left as it was.
+    """
+    partial = path.with_name("checkpoint.partial")  # one name: what a kill leaves is overwritten
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        cause = error  # torch.save raises a RuntimeError about its position in the file
+        while cause and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise OSError(
+            cause.errno,
+            f"{path} could not be written: {cause.strerror}. Checkpoints before it are whole; "
+            "make room and go on with --resume",
+        ) from error
+
+
+def is_whole(path: Path) -> bool:
+    """Check that each byte of a file written by torch.save is there and as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def load_file(path: str | os.PathLike, **options) -> object:
@@ -20,7 +63,7 @@ def load_file(path: str | os.PathLike, **options) -> object:
         options: of ``torch.load``.
 
     Raises:
-        ValueError: the file is missing, damaged or needs code to be run.
+        ValueError: the file is missing, damaged or (UnsafePickle) needs code to be run.
     """
     if not os.path.isfile(path):
         raise ValueError(f"{path}: there is no such file.")
@@ -29,7 +72,7 @@ def load_file(path: str | os.PathLike, **options) -> object:
     except Exception as error:  # a damaged file raises nearly anything
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and wanted:
-            raise ValueError(
+            raise UnsafePickle(
                 f"{path} needs {wanted[1]}. Loading more than tensors, numbers and strings is "
                 "refused, because it could run code. If you trust the file, save its tensors alone."
             ) from error

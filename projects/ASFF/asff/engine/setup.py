@@ -135,13 +135,7 @@ def _check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not Path(weights).is_file():
         raise ValueError(f"MODEL.WEIGHTS is '{weights}': there is no such file.")
-    last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
-    resumes = resume and last.is_file()
-    if resumes and not (last.parent / last.read_text().strip()).is_file():
-        raise ValueError(
-            f"--resume: {last} names '{last.read_text().strip()}', which is not there. Write the "
-            "name of another checkpoint into it, or remove it to start fresh."
-        )
+    resumes = resume and any(Path(cfg.OUTPUT_DIR).glob("*.pth"))
     if eval_only and not weights and not resumes:
         raise ValueError(
             "--eval-only needs MODEL.WEIGHTS FILE, or --resume and a checkpoint in OUTPUT_DIR "
