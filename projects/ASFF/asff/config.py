@@ -84,6 +84,9 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.YOLOV3.GUIDED_ANCHORING = True  # predict anchor shapes (paper Table 1, "GA")
     # Deformable convolution whose offsets follow from the anchor shapes (authors' DarkNet-53).
     cfg.MODEL.YOLOV3.FEATURE_ADAPTION = True
+    # Its method: "torchvision", an operator; "gather", faster on CPUs; "samplings", of grid_sample,
+    # which formats of exported models know; "auto", "gather" on CPUs, else "torchvision".
+    cfg.MODEL.YOLOV3.DEFORM_CONV = "auto"
     cfg.MODEL.YOLOV3.ANCHOR_FREE = True  # one anchor-free prediction more per location (paper 3.1)
 
     # ASFF* (paper 4.2) has a receptive field block before the feature adaption, and DropBlock

@@ -79,3 +79,21 @@ def test_parts_need_each_other(options, message):
     options = [f"MODEL.YOLOV3.{x}" if isinstance(x, str) else x for x in options]
     with pytest.raises(ValueError, match=message):
         build_model(detector_cfg(*TINY_DARKNET, *options))
+
+
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float64, 1e-5), (torch.float16, 0.002), (torch.bfloat16, 0.02)]
+)
+@torch.no_grad()
+def test_cast_detectors_run(dtype, tolerance):
+    """With weights of any dtype and, where it is lower than float32, under autocast to it."""
+    torch.manual_seed(0)
+    model = build_model(detector_cfg(*TINY_DARKNET, "MODEL.YOLOV3.RFB", True)).eval()
+    features = [torch.randn(1, x.channels, 3, 4) for x in model.backbone.output_shape().values()]
+    wanted = model.head(features).box_logits
+    error = tolerance * wanted.norm()
+    if dtype != torch.float64:
+        with torch.autocast("cpu", dtype):
+            assert (model.head(features).box_logits - wanted).norm() < error
+    cast = model.head.to(dtype)([x.to(dtype) for x in features])
+    assert (cast.box_logits - wanted).norm() < error

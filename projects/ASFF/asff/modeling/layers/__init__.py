@@ -1,12 +1,14 @@
 """Building blocks that several parts of the network share."""
 
 from .conv import conv_norm_act, make_norm, msra_init, scale_channels
+from .deform_conv import DeformConv2d
 from .drop_block import DropBlock, block_sizes
 from .fuse_norms import fuse_norms
 from .rfb import ReceptiveFieldBlock
 from .sync_norm import SyncBatchNorm, synchronize_norms
 
 __all__ = [
+    "DeformConv2d",
     "DropBlock",
     "ReceptiveFieldBlock",
     "SyncBatchNorm",

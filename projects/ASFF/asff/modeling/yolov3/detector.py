@@ -104,6 +104,7 @@ class YOLOv3(DenseDetector):
             guided_anchoring=options.GUIDED_ANCHORING,
             feature_adaption=options.FEATURE_ADAPTION,
             rfb=options.RFB,
+            deform_conv=options.DEFORM_CONV,
             norm=options.NORM,
             activation=options.ACTIVATION,
         )

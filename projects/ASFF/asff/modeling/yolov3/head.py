@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import DeformConv2d
 
-from ..layers import ReceptiveFieldBlock, conv_norm_act, msra_init, scale_channels
+from ..layers import DeformConv2d, ReceptiveFieldBlock, conv_norm_act, msra_init, scale_channels
 from .anchor_generator import YOLOv3AnchorGenerator
 from .predictions import DensePredictions
 
@@ -29,23 +28,24 @@ class FeatureAdaption(nn.Module):
         channels: C.
         num_anchors: A.
         rfb: widen the receptive field of the feature first (ASFF*).
+        deform_conv: method of :class:`DeformConv2d`.
     """
 
-    def __init__(self, channels: int, num_anchors: int, *, rfb: bool = False):
+    def __init__(
+        self, channels: int, num_anchors: int, *, rfb: bool = False, deform_conv: str = "auto"
+    ):
         super().__init__()
         self.rfb = ReceptiveFieldBlock(channels) if rfb else nn.Identity()
         groups = math.gcd(channels, num_anchors)
         self.offset = nn.Conv2d(2 * num_anchors, 2 * 9 * groups, 1, groups=groups)
-        self.deform = DeformConv2d(channels, channels, 3, padding=1)
+        self.deform = DeformConv2d(channels, channels, method=deform_conv)
 
     def forward(self, x: Tensor, shape_logits: Tensor) -> Tensor:
         """Adapt features (N, C, H, W) to shape logits (N, 2 A, H, W)."""
-        # The sampling needs float32, also under autocast.
+        # Positions need all bits that the weights have, also under autocast.
         with torch.autocast(x.device.type, enabled=False):
-            # At a NaN the sampling reads outside of its memory: the process would just die.
-            dtype = self.deform.weight.dtype
-            offsets = self.offset(shape_logits.detach().to(dtype)).nan_to_num()
-            return self.deform(self.rfb(x.to(dtype)), offsets).to(x.dtype)
+            offsets = self.offset(shape_logits.detach().to(self.offset.weight.dtype))
+        return self.deform(self.rfb(x), offsets)
 
 
 class YOLOv3HeadLevel(nn.Module):
@@ -55,7 +55,7 @@ class YOLOv3HeadLevel(nn.Module):
         in_channels, channels: of the level's feature, and of the 3x3 convolution that widens it.
         num_anchors: A.
         guided_anchoring: predict the anchors' shapes.
-        feature_adaption, rfb: see :class:`FeatureAdaption`.
+        feature_adaption, rfb, deform_conv: see :class:`FeatureAdaption`.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class YOLOv3HeadLevel(nn.Module):
         guided_anchoring: bool,
         feature_adaption: bool,
         rfb: bool,
+        deform_conv: str,
         norm: str,
         activation: str,
     ):
@@ -78,7 +79,7 @@ class YOLOv3HeadLevel(nn.Module):
         self.shape = nn.Conv2d(channels, 2 * num_anchors, 1) if guided_anchoring else None
         self.adaption = None
         if feature_adaption:
-            self.adaption = FeatureAdaption(channels, num_anchors, rfb=rfb)
+            self.adaption = FeatureAdaption(channels, num_anchors, rfb=rfb, deform_conv=deform_conv)
         self.predict = nn.Conv2d(channels, num_anchors * (5 + num_classes), 1)
         self._init_weights(activation)
 
@@ -131,6 +132,7 @@ class YOLOv3Head(nn.Module):
         guided_anchoring: bool = True,
         feature_adaption: bool = True,
         rfb: bool = False,
+        deform_conv: str = "auto",
         **style: str,
     ):
         super().__init__()
@@ -155,6 +157,7 @@ class YOLOv3Head(nn.Module):
                 guided_anchoring=guided_anchoring,
                 feature_adaption=feature_adaption,
                 rfb=rfb,
+                deform_conv=deform_conv,
                 **style,
             )
             for level, (channels, num_anchors) in enumerate(
