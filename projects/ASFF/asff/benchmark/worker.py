@@ -18,6 +18,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -72,7 +73,7 @@ def build_model(clock: Clock, spec: dict) -> Callable:
         from asff import Predictor
 
         predictor = Predictor(spec["config_file"], spec["weights"], opts=spec["opts"])
-        _mark_forward(clock, predictor.model, spec["objects"])
+    _mark_forward(clock, predictor.model, spec["objects"])
 
     def run(size: list[int], batch: int) -> None:
         height, width = size
@@ -93,30 +94,38 @@ def build_model(clock: Clock, spec: dict) -> Callable:
     return run
 
 
-def _mark_forward(clock: Clock, model: torch.nn.Module, objects: int | None) -> None:
-    """End a stage before boxes are decoded.
+def _mark_forward(clock: Clock, model: object, objects: int | None) -> None:
+    """End a stage before boxes are decoded and selected.
 
     Args:
-        objects: random anchors of an image that keep their objectness, the others lose it; None:
+        model: a detector of Detectron2, or an exported one.
+        objects: random anchors of an image that keep their objectness; the others lose it. None:
             all keep it.
     """
-    if not hasattr(model, "forward_inference"):
-        return
-    forward_inference = model.forward_inference
-    masks: dict[torch.Size, torch.Tensor] = {}
 
-    def marked(images: object, features: object, predictions: object) -> object:
-        if objects is not None and hasattr(predictions, "obj_logits"):
+    @cache
+    def lost(num_images: int, num_anchors: int) -> torch.Tensor:
+        ranks = torch.rand(num_images, num_anchors, generator=torch.Generator().manual_seed(0))
+        return ranks.argsort(dim=1).argsort(dim=1) >= (num_anchors if objects is None else objects)
+
+    def before(images: object, features: object, predictions: object) -> object:
+        if hasattr(predictions, "obj_logits"):
             logits = predictions.obj_logits  # (N, R)
-            if logits.shape not in masks:
-                ranks = torch.rand(logits.shape, generator=torch.Generator().manual_seed(0))
-                lost = ranks.argsort(dim=1).argsort(dim=1) >= objects
-                masks[logits.shape] = lost.to(logits.device) * -20.0
-            predictions.obj_logits = logits + masks[logits.shape]
+            predictions.obj_logits = logits.masked_fill(lost(*logits.shape).to(logits.device), -20)
         clock.mark("forward")
         return forward_inference(images, features, predictions)
 
-    model.forward_inference = marked
+    def after(images: torch.Tensor) -> list[torch.Tensor]:
+        boxes, scores, *others = run(images)
+        if scores.dim() == 3:  # (N, R, K), else NMS is done
+            scores[lost(*scores.shape[:2])] = 0
+        clock.mark("forward")
+        return [boxes, scores, *others]
+
+    if hasattr(model, "forward_inference"):
+        forward_inference, model.forward_inference = model.forward_inference, before
+    elif hasattr(model, "run"):
+        run, model.run = model.run, after
 
 
 def build_train(clock: Clock, spec: dict) -> Callable:
@@ -135,12 +144,15 @@ def build_train(clock: Clock, spec: dict) -> Callable:
     resolve_sync_norm(cfg, world_size=1)
     model = Trainer.build_model(cfg).train()
     batch: list[dict] = []
+    # Keys that older versions lack.
+    options = {"accum_iters": cfg.SOLVER.ACCUM_ITERS} if "ACCUM_ITERS" in cfg.SOLVER else {}
     step = TrainStep(
         model,
         iter(lambda: batch, None),
         Trainer.build_optimizer(cfg, model),
         max_grad_norm=cfg.SOLVER.MAX_GRAD_NORM,
         amp_dtype=getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None,
+        **options,
     )
     step.iter, step.storage = 0, EventStorage().__enter__()
     if hasattr(model, "forward_training"):

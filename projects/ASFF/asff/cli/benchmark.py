@@ -4,6 +4,7 @@
     asff benchmark model --config-files A.yaml --against REVISION --variants "TEST.DTYPE bfloat16"
     asff benchmark train --config-files A.yaml B.yaml [--images 4] [--boxes 10 100] [KEY VALUE ...]
     asff benchmark data --config-file FILE [--size 608] [--workers 2] [KEY VALUE ...]
+    asff benchmark evaluate [--images 5000] [--detections 100]
     asff benchmark start --config-file FILE [--images 1000 100000]
     asff benchmark memory [--images 1000000] [--workers 2]
     asff benchmark plot A.json B.json --output FIGURE.webp
@@ -106,6 +107,14 @@ def add_arguments(parser: VerbParser) -> None:
     data.add_config_file(required=True)
 
     numbers = {
+        "--images": (5000, "with detections"),
+        "--detections": (100, "of an image"),
+        "--classes": (80, "of the dataset"),
+        "--rounds": (3, "in which each API evaluates once"),
+    }
+    add("evaluate", _run_evaluate, "COCO's evaluation by pycocotools and by hotcoco", numbers)
+
+    numbers = {
         "--images": ((1000, 10000, 100000), "of generated COCO files"),
         "--boxes": (7, "of an image"),
     }
@@ -176,6 +185,13 @@ def _run_data(args: argparse.Namespace) -> tuple[list[dict], str]:
         quality=args.quality,
         num_workers=args.workers,
     )
+    return rows, "cpu"
+
+
+def _run_evaluate(args: argparse.Namespace) -> tuple[list[dict], str]:
+    from ..benchmark.evaluate import measure_evaluate
+
+    rows = measure_evaluate(args.images, args.detections, args.classes, args.rounds)
     return rows, "cpu"
 
 
