@@ -74,7 +74,7 @@ def match_detections(evaluator: COCOeval, detections: np.ndarray) -> tuple[np.nd
         objects[name] = [x[key] for x in annotations]
     objects["box"] = np.reshape([x["bbox"] for x in annotations], (-1, 4))
     objects["size"] = np.digitize([x["area"] for x in annotations], COCO_AREA_LIMITS)
-    objects = np.sort(objects, order=["image", "label", "crowd"], kind="stable")
+    objects = objects[np.lexsort([objects["label"], objects["image"]])]
 
     found = np.zeros(len(detections), DETECTION)
     found["image"], found["score"], found["label"] = detections[:, [0, 5, 6]].T
