@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import cv2
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from asff.data import (
     build_reader,
     build_test_loader,
     build_test_mapper,
+    read_ahead,
     resized_shape,
 )
 from tests.helpers import detector_cfg
@@ -89,7 +92,41 @@ def test_formats_without_colour_are_refused():
         build_pixel_mapper(detector_cfg("INPUT.FORMAT", "L"))
 
 
-def test_loader_passes_once(config):
-    loader = build_test_loader(load_config(str(config)), "shapes_val")
-    ids = [x["image_id"] for batch in loader for x in batch]
-    assert len(loader) == len(ids) == len(set(ids)) == NUM_VAL
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * NUM_VAL), (3, [3, 3, 1])])
+def test_loader_passes_once(config, batch_size, sizes):
+    cfg = load_config(str(config), ["TEST.IMS_PER_BATCH", batch_size])
+    loader = build_test_loader(cfg, "shapes_val")
+    batches = [[x["image_id"] for x in batch] for batch in loader]
+    assert sum(batches, []) == list(range(1, NUM_VAL + 1))
+    assert len(loader) == len(sizes) and list(map(len, batches)) == sizes
+
+
+@pytest.mark.parametrize("count", [0, 2, 9])
+def test_items_are_read_ahead(count):
+    """In order, by threads, no more of them than asked for, and errors where they belong."""
+    threads, called = set(), []
+
+    def read(item: int) -> int:
+        threads.add(threading.current_thread())
+        called.append(item)
+        return 6 // (item - 3)
+
+    futures = read_ahead(read, range(6), count)
+    assert called == []
+    results = []
+    for item, future in enumerate(futures):
+        if item == 3:
+            with pytest.raises(ZeroDivisionError):
+                future.result()
+        else:
+            results.append(future.result())
+        assert max(called) <= item + count
+    assert results == [-2, -3, -6, 6, 3] and sorted(called) == list(range(6))
+    assert threading.current_thread() not in threads
+
+
+def test_reading_goes_on_while_an_item_is_used():
+    started = threading.Event()
+    futures = read_ahead(lambda item: started.set() if item else None, range(2), 1)
+    next(futures)
+    assert started.wait(timeout=10)

@@ -9,7 +9,7 @@ from asff.data.media import MAX_PIXELS, UnreadableVideo, Video, batch_images
 
 def test_batches_of_huge_images_are_small():
     huge = np.broadcast_to(np.uint8(0), (MAX_PIXELS // 2, 1, 3))
-    images = [({"file_name": str(i)}, huge) for i in range(7)]
+    images = [({"file_name": str(i)}, huge, {}) for i in range(7)]
     assert [len(x) for x in batch_images(images, 8)] == [3, 3, 1]
     assert [len(x) for x in batch_images(images, 2)] == [2, 2, 2, 1]
     assert list(batch_images([], 8)) == []

@@ -66,15 +66,25 @@ def all_fields(detections: list[Instances]) -> list[list]:
     return [instances_to_coco_json(x, i) for i, x in enumerate(detections)]
 
 
-@pytest.mark.parametrize("name", LOW)
-def test_equals_an_evaluation(detectors, files, tmp_path, name):
-    """To the bit: an evaluation has batches of one image."""
+@pytest.mark.parametrize(
+    ("name", "batch_size", "keys"),
+    [
+        ("YOLOv3", 1, ()),
+        ("YOLOv3", 3, ("TEST.DTYPE", "bfloat16")),
+        ("RetinaNet", 1, ("TEST.DTYPE", "bfloat16")),
+        ("RetinaNet", 3, ()),
+    ],
+    ids=str,
+)
+def test_equals_an_evaluation(detectors, files, tmp_path, name, batch_size, keys):
+    """To the bit, with the same batch size."""
     config, weights = detectors[name]
     options = ("--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path, *LOW[name])
-    run = run_here("--config-file", config, *options)
+    options += ("TEST.IMS_PER_BATCH", batch_size)
+    run = run_here("--config-file", config, *options, *keys)
     assert run.code == 0, run.output
     path = tmp_path / "inference" / "shapes_val" / "coco_instances_results.json"
-    predictor = Predictor(None, weights, batch_size=1)
+    predictor = Predictor(None, weights, batch_size=batch_size, opts=keys)
     found = []
     for image_id, instances in enumerate(predictor(files), start=1):
         for result in instances_to_coco_json(instances, image_id):
@@ -174,6 +184,8 @@ REFUSED = {
     "no tensors": ({"model": {}}, {}, "None of the 0 tensors"),
     "shapes": ({}, {"opts": ["MODEL.DARKNET.WIDTH", 0.25]}, r"not fit the .*\d+ of another shape"),
     "batch size": ({}, {"batch_size": 0}, "batch_size is 0"),
+    "test batch": ({}, {"opts": ["TEST.IMS_PER_BATCH", 0]}, "TEST.IMS_PER_BATCH is 0"),
+    "dtype": ({}, {"opts": ["TEST.DTYPE", "half"]}, "TEST.DTYPE is 'half'.* bfloat16, float16"),
 }
 
 

@@ -25,6 +25,16 @@ def add_asff_config(cfg: CN) -> None:
     cfg.SOLVER.ACCUM_ITERS = 1
     # dtype of autocast if SOLVER.AMP.ENABLED: "bfloat16" or "float16" (CUDA only).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    # Evaluation and Predictor work with a copy of the detector: with batch norms folded into the
+    # convolutions before them (the same up to rounding) ...
+    cfg.TEST.FUSE = True
+    # ... under autocast to "bfloat16" or "float16", or in "float32" ...
+    cfg.TEST.DTYPE = "float32"
+    # ... and with backbone and dense head compiled by torch.compile.
+    cfg.TEST.COMPILE = False
+    # Images that a process evaluates at once, as far as images that follow each other are resized
+    # to one shape (with INPUT.SQUARE all are). Detections differ by rounding alone.
+    cfg.TEST.IMS_PER_BATCH = 1
     # Number of images of the first test dataset that every evaluation during a training draws for
     # TensorBoard: ground truth beside detections and, with ASFF, the fusion weights.
     cfg.TEST.VIS_IMAGES = 0

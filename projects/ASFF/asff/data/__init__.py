@@ -25,6 +25,7 @@ from .inference import (
     build_reader,
     build_test_loader,
     build_test_mapper,
+    read_ahead,
     resized_shape,
 )
 from .input_checks import check_input
@@ -53,6 +54,7 @@ __all__ = [
     "corner_boxes",
     "follow_classes",
     "load_training_dicts",
+    "read_ahead",
     "read_image",
     "register_custom_datasets",
     "resized_shape",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -17,6 +19,8 @@ from .augmentation import ResizeSquare
 from .datasets import check_num_classes
 from .image_io import PILLOW_ERRORS, UnreadableImage, check_size, read_image
 from .mapper import to_tensor
+
+READERS = 4  # threads that read images ahead
 
 
 def build_reader(cfg: CfgNode) -> Callable[[str | os.PathLike], np.ndarray]:
@@ -81,10 +85,27 @@ def build_test_mapper(cfg: CfgNode) -> Callable[[dict], dict]:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Build a loader of one pass over this process's share of a dataset, image by image."""
-    loader = build_detection_test_loader(cfg, dataset_name, mapper=build_test_mapper(cfg))
+    """Build a loader of one pass over this process's share of a dataset, in lists of inputs."""
+    loader = build_detection_test_loader(
+        cfg, dataset_name, mapper=build_test_mapper(cfg), batch_size=cfg.TEST.IMS_PER_BATCH
+    )
     check_num_classes(cfg, [dataset_name])
     return loader
+
+
+def read_ahead(read: Callable, items: Iterable, count: int) -> Iterator[Future]:
+    """Call a function for items in threads, for up to ``count`` items more than were taken.
+
+    Yields:
+        the futures of the items, in their order.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        futures: deque[Future] = deque()
+        for item in items:
+            futures.append(pool.submit(read, item))
+            if len(futures) > count:
+                yield futures.popleft()
+        yield from futures
 
 
 def resized_shape(cfg: CfgNode, height: int, width: int) -> tuple[int, int]:

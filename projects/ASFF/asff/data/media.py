@@ -118,13 +118,13 @@ class Video:
 
 
 def batch_images(
-    images: Iterable[tuple[dict, np.ndarray]], batch_size: int
-) -> Iterator[list[tuple[dict, np.ndarray]]]:
-    """Group images, each with its metadata, into batches, smaller ones where images are huge."""
-    batch: list[tuple[dict, np.ndarray]] = []
+    images: Iterable[tuple[dict, np.ndarray, dict]], batch_size: int
+) -> Iterator[list[tuple[dict, np.ndarray, dict]]]:
+    """Group metadata, pixels and inputs of images into batches, smaller ones of huge images."""
+    batch: list[tuple[dict, np.ndarray, dict]] = []
     for image in images:
         batch.append(image)
-        pixels = sum(x.shape[0] * x.shape[1] for _, x in batch)
+        pixels = sum(x.shape[0] * x.shape[1] for _, x, _ in batch)
         if len(batch) == batch_size or pixels > MAX_PIXELS:
             yield batch
             batch = []

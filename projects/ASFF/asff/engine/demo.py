@@ -7,12 +7,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from ..data import read_ahead
 from ..data.image_io import UnreadableImage
 from ..data.media import UnreadableVideo, Video, batch_images
 from ..visualization import draw_instances
 from ..visualization.files import DetectionsFile, OutputFolder, VideoFile
 from ..visualization.window import show_image
 from .predictor import Predictor
+
+# What is known of an image; its pixels (H, W, 3), RGB; and the detector's input.
+Loaded = tuple[dict, np.ndarray, dict]
 
 
 class Demo:
@@ -46,7 +50,7 @@ class Demo:
     def run_images(self, files: Sequence[str]) -> None:
         """Detect in image files, skipping those that cannot be read."""
         with tqdm(total=len(files), unit=" images") as bar:
-            for batch in batch_images(self._read(files, bar), self.predictor.batch_size):
+            for batch in batch_images(self._load(files, bar), self.predictor.batch_size):
                 for info, drawn in self._detect(batch):
                     self.folder.save(info["file_name"], drawn)
                     if self.show:
@@ -56,10 +60,12 @@ class Demo:
     def run_video(self, source: str | int) -> None:
         """Detect in a video file, or in the frames of a camera until a key ends it."""
         name = f"webcam{source}" if isinstance(source, int) else source
-        size = 1 if isinstance(source, int) else self.predictor.batch_size  # a camera is live
+        # A camera is live.
+        size, ahead = (1, 0) if isinstance(source, int) else [self.predictor.batch_size] * 2
         try:
             video = Video(source)
-            frames = (({"file_name": name, "frame": i}, x) for i, x in enumerate(video))
+            loaded = enumerate(read_ahead(self.predictor.load, video, ahead))
+            frames = (({"file_name": name, "frame": i}, *x.result()) for i, x in loaded)
             with (
                 VideoFile(self.folder.name(name, ".mp4"), video.fps) as output,
                 tqdm(total=video.num_frames or None, unit=" images") as bar,
@@ -75,17 +81,19 @@ class Demo:
             self.unreadable.append(str(error))
             self.failed = True
 
-    def _read(self, files: Sequence[str], bar: tqdm) -> Iterator[tuple[dict, np.ndarray]]:
-        for file in files:
+    def _load(self, files: Sequence[str], bar: tqdm) -> Iterator[Loaded]:
+        predictor = self.predictor
+        for file, loaded in zip(files, read_ahead(predictor.load, files, predictor.batch_size)):
             try:
-                yield {"file_name": file}, self.predictor.read(file)
+                yield {"file_name": file}, *loaded.result()
             except UnreadableImage as error:
                 self.unreadable.append(str(error))
                 bar.update()
 
-    def _detect(self, batch: list[tuple[dict, np.ndarray]]) -> Iterator[tuple[dict, np.ndarray]]:
+    def _detect(self, batch: list[Loaded]) -> Iterator[tuple[dict, np.ndarray]]:
         """Record the detections of a batch; yield each image's fields and the drawn image."""
-        for (info, image), found in zip(batch, self.predictor([image for _, image in batch])):
+        inputs = [inputs for _, _, inputs in batch]
+        for (info, image, _), found in zip(batch, self.predictor.detect(inputs)):
             found = found[found.scores >= self.min_score]
             self.results.add(info, image.shape, found)
             names = self.predictor.class_names

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import islice
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from ..checkpoint import Checkpointer, Mismatch, read_metadata
 from ..config_files import load_config, merge_options, parse_config
-from ..data import build_pixel_mapper, build_reader, check_input
+from ..data import build_pixel_mapper, build_reader, check_input, read_ahead
 from ..data.datasets import class_count, known_classes, set_num_classes, shorten
+from .inference import InferenceModel
 from .setup import check_model, resolve_device, resolve_sync_norm, setup_datasets
 from .trainer import Trainer
 
@@ -32,12 +32,13 @@ class Predictor:
         config: a YAML file; a config with our keys; or None, for the one inside the checkpoint.
         weights: a checkpoint file.
         batch_size: largest number of images, all of one shape, that enter the network at once.
+            Meanwhile as many more are read.
         opts: KEY, VALUE, KEY, VALUE, ... that override the config.
 
     Attributes:
         cfg: the resolved config.
         class_names: by the index in ``pred_classes``; its number where nothing names a class.
-        model: the detector, in evaluation mode.
+        model: the detector, in evaluation mode; see :class:`InferenceModel`.
 
     Raises:
         ValueError: the config is wrong, the checkpoint cannot be read, it does not fill the model,
@@ -57,8 +58,10 @@ class Predictor:
         self.batch_size = batch_size
         self.cfg, self.class_names = resolve_detector(config, weights, opts)
         self.read_file, self.map_pixels = build_reader(self.cfg), build_pixel_mapper(self.cfg)
-        self.model = Trainer.build_model(self.cfg).eval()
-        CompleteCheckpointer(self.model).load(os.fspath(weights))
+        model = Trainer.build_model(self.cfg)
+        CompleteCheckpointer(model).load(os.fspath(weights))
+        self.run = InferenceModel(self.cfg, model)
+        self.model = self.run.model
 
     def __call__(
         self, images: str | os.PathLike | np.ndarray | Sequence[str | os.PathLike | np.ndarray]
@@ -79,13 +82,15 @@ class Predictor:
         if isinstance(images, (str, os.PathLike, np.ndarray)):
             return self([images])[0]
         detections = []
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            inputs = [self.map_pixels(self.read(image)) for image in batch]
-            # Padding an image to the shape of another would change its detections.
-            for _, group in groupby(inputs, key=lambda x: x["image"].shape):
-                detections += self.detect(list(group))
+        loaded = (future.result() for future in read_ahead(self.load, images, self.batch_size))
+        while batch := [inputs for _, inputs in islice(loaded, self.batch_size)]:
+            detections += self.detect(batch)
         return detections
+
+    def load(self, image: str | os.PathLike | np.ndarray) -> tuple[np.ndarray, dict]:
+        """Read an image: its pixels, as :meth:`read` returns them, and the input made of them."""
+        pixels = self.read(image)
+        return pixels, self.map_pixels(pixels)
 
     def read(self, image: str | os.PathLike | np.ndarray) -> np.ndarray:
         """Read a file, or check an array: (H, W, 3), uint8, RGB."""
@@ -98,10 +103,15 @@ class Predictor:
             )
         return image
 
-    @torch.no_grad()
     def detect(self, inputs: list[dict]) -> list[Instances]:
         """Detect the objects of one batch of inputs made by ``map_pixels``."""
-        return [output["instances"].to("cpu") for output in self.model(inputs)]
+        detections = []
+        for output in self.run(inputs):
+            found = output["instances"].to("cpu")
+            # Tensors of inference mode could not be changed in place.
+            fields = {name: field.clone() for name, field in found.get_fields().items()}
+            detections.append(Instances(found.image_size, **fields))
+        return detections
 
 
 class CompleteCheckpointer(Checkpointer):

@@ -125,9 +125,12 @@ def _check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: boo
 
 
 def check_model(cfg: CfgNode) -> None:
-    """Raise a ValueError where Detectron2 does not know the parts of the model."""
+    """Raise a ValueError for parts that Detectron2 does not know, and for wrong keys of TEST."""
     choose(dict(META_ARCH_REGISTRY), cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     choose(dict(BACKBONE_REGISTRY), cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    choose(dict.fromkeys(("float32", "bfloat16", "float16")), cfg.TEST.DTYPE, "TEST.DTYPE")
+    if cfg.TEST.IMS_PER_BATCH < 1:
+        raise ValueError(f"TEST.IMS_PER_BATCH is {cfg.TEST.IMS_PER_BATCH}, but must be at least 1.")
 
 
 def _check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:

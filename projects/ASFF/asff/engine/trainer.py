@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
@@ -26,6 +27,7 @@ from ..data.build import resolve_seed
 from ..data.loader import TrainingLoader
 from ..evaluation import Evaluator
 from ..modeling import DropBlock, TimmBackbone, block_sizes, synchronize_norms
+from .inference import InferenceModel
 from .progress import ProgressPrinter
 from .train_step import TrainStep
 from .visualize import VisualizationHook
@@ -158,6 +160,16 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: DatasetEvaluator | Sequence[DatasetEvaluator] | None = None,
+    ) -> dict:
+        """Evaluate a copy of the model, as :class:`InferenceModel` runs it."""
+        return super().test(cfg, InferenceModel(cfg, model), evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> Evaluator:
