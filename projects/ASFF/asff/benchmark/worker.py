@@ -72,7 +72,9 @@ def build_model(clock: Clock, spec: dict) -> Callable:
         from asff import Predictor
 
         predictor = Predictor(spec["config_file"], spec["weights"], opts=spec["opts"])
-    _mark_forward(clock, predictor.model)
+    # The model is compiled as a copy.
+    run_model = getattr(predictor, "run", None)
+    _mark_forward(clock, getattr(run_model, "forward", predictor.model))
 
     def run(size: list[int], batch: int) -> None:
         height, width = size
