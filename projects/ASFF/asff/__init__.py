@@ -28,11 +28,12 @@ with warnings.catch_warnings():
         ) from error
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "add_asff_config", "data", "get_config_file", "modeling"]
+__all__ = ["OnnxPredictor", "Predictor", "add_asff_config", "data", "get_config_file", "modeling"]
 
 
 def __getattr__(name: str):
     # Only when asked for: the engine brings much that registering does not need.
-    if name == "Predictor":
-        return importlib.import_module(".engine", __name__).Predictor
+    classes = {"Predictor": "Predictor", "OnnxPredictor": "ExportedPredictor"}
+    if name in classes:
+        return getattr(importlib.import_module(".engine", __name__), classes[name])
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

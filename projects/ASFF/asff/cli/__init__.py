@@ -16,6 +16,7 @@ VERBS = {
     "quickstart": "train a small detector on generated images, evaluate it, draw its detections",
     "train": "train or evaluate a detector, as train_net.py does",
     "predict": "detect objects in images, videos or the frames of a camera",
+    "export": "export a detector to a file that other programs run: ONNX and others",
     "report": "write an HTML page about a run: curves, AP, mistakes, worst images",
     "fusion-maps": "draw the fusion weights of images, or summarize those of a dataset",
     "check-data": "find and repair faults of datasets before training",

@@ -25,7 +25,7 @@ def add_arguments(parser: VerbParser) -> None:
     parser.add_argument(
         "--webcam", nargs="?", type=int, const=0, metavar="NUMBER", help="a camera; 0 is the first"
     )
-    parser.add_weights(required=True, help="checkpoint")
+    parser.add_weights(required=True, help="checkpoint, or an exported model")
     parser.add_output("output/predict")
     parser.add_min_score(help="lowest score of a detection; default: %(default)s")
     parser.add_argument("--batch-size", type=at_least(1), default=8, metavar="N")
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from detectron2.utils.logger import setup_logger
 
     from ..data.media import find_media
-    from ..engine import Predictor
+    from ..engine import build_predictor
     from ..engine.demo import Demo
     from ..visualization.files import DetectionsFile, OutputFolder
     from ..visualization.window import open_window
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     folder = OutputFolder(args.output, [*images, *videos])
     if args.show:
         open_window()
-    predictor = Predictor(
+    predictor = build_predictor(
         args.config_file, args.weights, batch_size=args.batch_size, opts=args.opts
     )
     path = args.output / "detections.json"

@@ -79,7 +79,8 @@ class YOLOv3AnchorGenerator(nn.Module):
                 torch.arange(height, **like), torch.arange(width, **like), indexing="ij"
             )
             xy = torch.stack([x, y], dim=-1).view(-1, 2)
-            sizes.append(cell_anchors.repeat_interleave(height * width, dim=0))
+            # repeat_interleave with a dynamic size is exported to ONNX wrongly (torch 2.14).
+            sizes.append(cell_anchors[:, None].expand(-1, height * width, -1).reshape(-1, 2))
             locations.append(xy.repeat(len(cell_anchors), 1))
             strides.append(torch.full_like(locations[-1][:, :1], stride))
             levels.append(torch.full_like(locations[-1][:, 0], level, dtype=torch.int64))

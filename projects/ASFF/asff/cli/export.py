@@ -1,0 +1,83 @@
+"""Export a detector to a file that other programs run.
+
+    asff export --weights output/quickstart/model_final.pth --format onnx
+    asff export --weights model_final.pth --dataset shapes_val
+
+The file takes images (N, 3, H, W) with values from 0 to 255 and returns the boxes and scores of all
+anchors. It holds class names, sizes, preprocessing and thresholds: `asff predict --weights FILE`
+and asff.OnnxPredictor need nothing else. It is written only if it detects what the detector does
+in PyTorch, in images of --images, of --dataset, or generated ones, and if its AP on --dataset is
+not lower by more than --max-drop.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import VerbParser, at_least
+
+
+def add_arguments(parser: VerbParser) -> None:
+    from ..export import FORMATS
+
+    parser.add_weights(required=True, help="checkpoint")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="onnx", help="of the file; default: %(default)s"
+    )
+    parser.add_argument(
+        "--size",
+        type=at_least(32),
+        nargs="+",
+        metavar="PIXELS",
+        help="fix the size of the input: a side, or height and width; default: any",
+    )
+    parser.add_argument(
+        "--deformable",
+        choices=["operator", "samplings"],
+        default="operator",
+        help="deformable convolutions as one operator, or as samplings, which more runtimes have; "
+        "default: %(default)s",
+    )
+    parser.add_argument("--images", nargs="+", default=(), metavar="FILE", help="to verify with")
+    parser.add_argument("--dataset", metavar="NAME", help="measure AP before and after on it")
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        default=1.0,
+        metavar="AP",
+        help="largest loss of AP, in points; default: %(default)s",
+    )
+    parser.add_output(metavar="FILE", help="default: beside the checkpoint")
+    parser.add_config_file(help="default: the config inside the checkpoint")
+
+
+def run(args: argparse.Namespace) -> None:
+    from detectron2.utils.logger import setup_logger
+
+    from ..engine.export import Verification, export
+    from ..export import FORMATS, Options
+
+    setup_logger(name="asff")
+    size = args.size and (args.size[0], args.size[-1])
+    if size and (len(args.size) > 2 or size[0] % 32 or size[1] % 32):
+        raise ValueError(
+            f"--size is {' '.join(map(str, args.size))}: name a side, or a height and a width, all "
+            "divisible by 32."
+        )
+    output = args.output or Path(args.weights).with_suffix(FORMATS[args.format][0])
+    report = export(
+        args.config_file,
+        args.weights,
+        output,
+        args.format,
+        Options(size=size, deformable=args.deformable),
+        Verification(args.images, args.dataset, args.max_drop),
+        args.opts,
+    )
+    print(f"Verified: {report.agreement}.")
+    if report.ap:
+        aps = ", ".join(f"{name} {ap:.2f}" for name, ap in report.ap.items())
+        print(f"AP on {args.dataset}: {aps}.")
+    print(f"Wrote {output} ({output.stat().st_size / 2**20:.1f} MiB).")
+    print(f"Use: asff predict IMAGE --weights {output}")

@@ -1,0 +1,24 @@
+"""Detectors as files for other runtimes: written, read and run."""
+
+from .detector import ExportedDetector
+from .formats import FORMATS, Options
+from .graph import build_graph
+from .metadata import Thresholds, describe
+from .runtimes import RUNTIMES, load_model
+from .verification import Agreement, Detector, Tolerance, another_size, compare
+
+__all__ = [
+    "FORMATS",
+    "RUNTIMES",
+    "Agreement",
+    "Detector",
+    "ExportedDetector",
+    "Options",
+    "Thresholds",
+    "Tolerance",
+    "another_size",
+    "build_graph",
+    "compare",
+    "describe",
+    "load_model",
+]
