@@ -23,6 +23,9 @@ def add_asff_config(cfg: CN) -> None:
     # takes one step with the mean gradient of its ACCUM_ITERS parts, in the memory of one. Batch
     # norms see a part at a time.
     cfg.SOLVER.ACCUM_ITERS = 1
+    # Keep the inputs of stages, neck, fusion and head alone for the backward pass, which then
+    # computes the activations again: less memory, and a longer step.
+    cfg.SOLVER.CHECKPOINT_ACTIVATIONS = False
     # dtype of autocast if SOLVER.AMP.ENABLED: "bfloat16" or "float16" (CUDA only).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # Evaluation and Predictor work with a copy of the detector: with batch norms folded into the

@@ -16,9 +16,11 @@ from torch import nn
 from ..analysis.cost import count_operations
 from ..checkpoint import Checkpointer, model_metadata
 from ..config_files import find_config_file, load_config
+from ..data import read_image
 from ..data.datasets import class_count
 from ..engine import Trainer
 from ..engine.setup import resolve_device, resolve_sync_norm, setup_datasets
+from ..modeling import YOLOv3
 from .data import PHOTOGRAPH, write_photograph
 from .processes import Candidate, Worker, checkout, measure
 
@@ -35,6 +37,7 @@ def measure_detectors(
     exported: Sequence[str] = (),
     weights: str = "",
     objects: int = 0,
+    weights_folder: Path | None = None,
     against: str = "",
 ) -> tuple[list[dict], str]:
     """Measure every config, variant and exported file at every combination of the axes.
@@ -48,8 +51,9 @@ def measure_detectors(
         rounds: 0 measures nothing.
         variants: KEY VALUE pairs; each config is measured without and with each of them.
         exported: files of other runtimes, which are measured, too.
-        weights: checkpoint; by default weights are random, and only ``objects`` random anchors of
-            an image keep their objectness.
+        weights: checkpoint; by default weights are random; see :func:`randomize`.
+        objects: anchors of an image of the first size that random weights take for objects.
+        weights_folder: keep the random weights here.
         against: version of the code that the first config is measured with, too, as the first
             candidate; see :func:`checkout`.
 
@@ -78,13 +82,15 @@ def measure_detectors(
                 "device": torch.device(cfg.MODEL.DEVICE).type,
                 "num_classes": class_count(cfg)[1],
                 "folder": str(folder),
-                "objects": None if weights else objects,
                 "weights": weights,
             }
             if task == "model":
                 sizes = axes["size"]
                 costs = {size: _count(model.eval(), *size) for size in sizes}
-                spec["weights"] = weights or _save(model, model_metadata(cfg), folder / name)
+                if not weights:
+                    randomize(model, sizes[0], objects)
+                    path = (weights_folder or folder) / name
+                    spec["weights"] = _save(model, model_metadata(cfg), path)
             if against and not specs:
                 code = stack.enter_context(checkout(against))
                 specs[f"{name} ({against})"] = spec, code, costs
@@ -119,8 +125,52 @@ def _count(model: nn.Module, height: int, width: int) -> dict[str, float]:
     }
 
 
+@torch.no_grad()
+def randomize(model: nn.Module, size: tuple[int, int], objects: int) -> None:
+    """Let a YOLOv3 with random weights predict as varied boxes as a trained one.
+
+    Norms get the statistics of photographs, and the layers of the predictions a scale and a bias
+    with which ``objects`` anchors of an image of a size pass a score threshold of about 0.01. Other
+    detectors stay as they are.
+    """
+    if not isinstance(model, YOLOv3):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "image.jpg")
+        write_photograph(path, *size, rng=np.random.default_rng(0))
+        image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
+    images = model.preprocess_image([{"image": x} for x in (image, image.flip(2))]).tensor
+    norms = [x for x in model.modules() if isinstance(x, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean of all batches, of which there is one
+        norm.reset_running_stats()
+    model.train()
+    model.head(list(model.backbone(images).values()))
+    model.eval()
+    for norm in norms:
+        norm.momentum = 0.1
+    predictions = model.head(list(model.backbone(images).values()))
+    x = predictions
+    logits = torch.cat([x.box_logits, x.obj_logits[..., None], x.cls_logits], dim=-1).flatten(0, 1)
+    std, mean = torch.std_mean(logits, dim=0)  # (5 + K,)
+    scale = 2 / std
+    scale[:4] /= 8
+    center = torch.full_like(mean, -3.0)
+    center[:4] = 0
+    passing = ((logits[:, 4] - mean[4]) * scale[4]).sort(descending=True).values
+    center[4] = -4.4 - passing[min(len(images) * objects, len(passing) - 1)]
+    for level in model.head.levels:
+        predict = level.predict
+        weight, bias = (
+            x.view(level.num_anchors, len(scale), -1) for x in (predict.weight, predict.bias)
+        )
+        bias.copy_((center - scale * (mean - bias[..., 0]))[..., None])
+        weight.mul_(scale[:, None])
+
+
 def _save(model: nn.Module, metadata: dict, path: Path) -> str:
     """Save a checkpoint, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     checkpointer = Checkpointer(model, str(path.parent))
     checkpointer.metadata = metadata
     checkpointer.save(path.name)

@@ -18,7 +18,6 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -60,7 +59,7 @@ def build_model(clock: Clock, spec: dict) -> Callable:
     """Build a :class:`Predictor`, with its own stages in place of the call.
 
     Args:
-        spec: ``config_file``, ``opts``, ``weights`` and ``objects``; or ``exported``, a file of
+        spec: ``config_file``, ``opts`` and ``weights``; or ``exported``, a file of
             another runtime. ``folder`` has a photograph of each size.
     """
     from asff.data import build_pixel_mapper
@@ -73,7 +72,9 @@ def build_model(clock: Clock, spec: dict) -> Callable:
         from asff import Predictor
 
         predictor = Predictor(spec["config_file"], spec["weights"], opts=spec["opts"])
-    _mark_forward(clock, predictor.model, spec["objects"])
+    # The model is compiled as a copy.
+    run_model = getattr(predictor, "run", None)
+    _mark_forward(clock, getattr(run_model, "forward", predictor.model))
 
     def run(size: list[int], batch: int) -> None:
         height, width = size
@@ -94,38 +95,25 @@ def build_model(clock: Clock, spec: dict) -> Callable:
     return run
 
 
-def _mark_forward(clock: Clock, model: object, objects: int | None) -> None:
-    """End a stage before boxes are decoded and selected.
-
-    Args:
-        model: a detector of Detectron2, or an exported one.
-        objects: random anchors of an image that keep their objectness; the others lose it. None:
-            all keep it.
-    """
-
-    @cache
-    def lost(num_images: int, num_anchors: int) -> torch.Tensor:
-        ranks = torch.rand(num_images, num_anchors, generator=torch.Generator().manual_seed(0))
-        return ranks.argsort(dim=1).argsort(dim=1) >= (num_anchors if objects is None else objects)
-
-    def before(images: object, features: object, predictions: object) -> object:
-        if hasattr(predictions, "obj_logits"):
-            logits = predictions.obj_logits  # (N, R)
-            predictions.obj_logits = logits.masked_fill(lost(*logits.shape).to(logits.device), -20)
-        clock.mark("forward")
-        return forward_inference(images, features, predictions)
-
-    def after(images: torch.Tensor) -> list[torch.Tensor]:
-        boxes, scores, *others = run(images)
-        if scores.dim() == 3:  # (N, R, K), else NMS is done
-            scores[lost(*scores.shape[:2])] = 0
-        clock.mark("forward")
-        return [boxes, scores, *others]
-
+def _mark_forward(clock: Clock, model: object) -> None:
+    """End a stage before boxes are decoded, in a detector of Detectron2 or an exported one."""
     if hasattr(model, "forward_inference"):
-        forward_inference, model.forward_inference = model.forward_inference, before
+        forward_inference = model.forward_inference
+
+        def marked(*predictions: object) -> object:
+            clock.mark("forward")
+            return forward_inference(*predictions)
+
+        model.forward_inference = marked
     elif hasattr(model, "run"):
-        run, model.run = model.run, after
+        run = model.run
+
+        def marked_run(images: torch.Tensor) -> object:
+            outputs = run(images)
+            clock.mark("forward")
+            return outputs
+
+        model.run = marked_run
 
 
 def build_train(clock: Clock, spec: dict) -> Callable:

@@ -50,7 +50,7 @@ def add_arguments(parser: VerbParser) -> None:
 
     def add_detectors(name: str, summary: str, size: int, numbers: dict[str, tuple]) -> VerbParser:
         command = add(name, _run_detectors, summary, numbers)
-        command.set_defaults(task=name, exported=(), weights="", objects=0)
+        command.set_defaults(task=name, exported=(), weights="", objects=0, weights_folder=None)
         command.add_argument("--config-files", nargs="+", required=True, metavar="FILE")
         command.add_argument(
             "--sizes",
@@ -85,11 +85,17 @@ def add_arguments(parser: VerbParser) -> None:
     rounds = {"--rounds": (10, "in which each candidate is measured once; 0: none")}
     numbers = {
         "--batches": ((1,), "images at once"),
-        "--objects": (200, "anchors of an image with objectness, with random weights"),
+        "--objects": (200, "anchors of an image that random weights take for objects"),
         **rounds,
     }
     model = add_detectors("model", "latency, parameters and multiply-adds", 416, numbers)
     model.add_weights(default="", help="checkpoint of the configs; default: random weights")
+    model.add_argument(
+        "--weights-folder",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the random weights, to export them",
+    )
     model.add_argument(
         "--exported", nargs="+", default=(), metavar="FILE", help="written by asff export"
     )
@@ -169,6 +175,7 @@ def _run_detectors(args: argparse.Namespace) -> tuple[list[dict], str]:
         exported=args.exported,
         weights=args.weights,
         objects=args.objects,
+        weights_folder=args.weights_folder,
         against=args.against,
     )
 

@@ -27,6 +27,7 @@ from ..data.build import resolve_seed
 from ..data.loader import TrainingLoader
 from ..evaluation import Evaluator
 from ..modeling import DropBlock, TimmBackbone, block_sizes, synchronize_norms
+from .activation_checkpointing import checkpoint_activations
 from .inference import InferenceModel
 from .progress import ProgressPrinter
 from .train_step import TrainStep
@@ -52,6 +53,8 @@ class Trainer(DefaultTrainer):
                 if isinstance(bottom_up, TimmBackbone):
                     # Its plain norms would keep the statistics of one process.
                     synchronize_norms(bottom_up, nn.BatchNorm2d)
+        if cfg.SOLVER.CHECKPOINT_ACTIVATIONS:
+            checkpoint_activations(model)
         optimizer = self.build_optimizer(cfg, model)
         self.train_loader = build_train_loader(cfg, dataset_dicts, seed=self.seed)
         if torch.device(cfg.MODEL.DEVICE).type == "cuda":

@@ -35,7 +35,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
         var = (variances + (means - mean) ** 2).mean(dim=0)
         if self.track_running_stats:
             count = len(means) * x.numel() / len(mean)
-            self.num_batches_tracked += 1
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.detach(), self.momentum)
             self.running_var.lerp_(var.detach() * (count / (count - 1)), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
