@@ -248,6 +248,15 @@ def read_checkpoint(path: Path) -> dict:
     return torch.load(path, weights_only=True)
 
 
+def check_same_weights(output: Path, other: Path) -> None:
+    """Check that two trainings ended alike, to the bit."""
+    found, expected = (read_checkpoint(x / "model_final.pth") for x in (output, other))
+    assert found["trainer"]["seed"] == expected["trainer"]["seed"] >= 0
+    assert found["model"].keys() == expected["model"].keys() and len(expected["model"]) > 100
+    for name, tensor in expected["model"].items():
+        assert torch.equal(found["model"][name], tensor), name
+
+
 def write_checkpoint(config: Path, folder: Path, *options: object) -> Path:
     """Write a checkpoint of an untrained detector, as training does, and return its path."""
     args = argument_parser().parse_args(["--config-file", str(config), *map(str, options)])

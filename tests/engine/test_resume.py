@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 
 from asff.engine import argument_parser, launch, setup
 from asff.engine.train_step import TrainStep
-from tests.training import read_checkpoint, run_here, write_batches
+from tests.training import check_same_weights, read_checkpoint, run_here, write_batches
 
 pytestmark = pytest.mark.usefixtures("one_thread", "clean_loggers")
 
@@ -87,14 +86,6 @@ def test_mixup_ends_exactly(batches_of):
     assert all(weights[k] == {1.0} for k in range(MIXED, 12))
     # Boxes without a partner's would have weight 1.
     assert all(max(weights[k]) < 1 for k in range(MIXED))
-
-
-def check_same_weights(output: Path, other: Path) -> None:
-    found, expected = (read_checkpoint(x / "model_final.pth") for x in (output, other))
-    assert found["trainer"]["seed"] == expected["trainer"]["seed"] >= 0
-    assert found["model"].keys() == expected["model"].keys() and len(expected["model"]) > 100
-    for name, tensor in expected["model"].items():
-        assert torch.equal(found["model"][name], tensor), name
 
 
 # Six iterations with a checkpoint after three, the last without mixup.

@@ -26,6 +26,9 @@ def add_asff_config(cfg: CN) -> None:
     # Keep the inputs of stages, neck, fusion and head alone for the backward pass, which then
     # computes the activations again: less memory, and a longer step.
     cfg.SOLVER.CHECKPOINT_ACTIVATIONS = False
+    # Signals at which a training finishes its step, saves a checkpoint and ends with exit code 75:
+    # --resume goes on from there (docs/scale.md). Ctrl-C does the same, with exit code 130.
+    cfg.SOLVER.SAVE_SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")
     # dtype of autocast if SOLVER.AMP.ENABLED: "bfloat16" or "float16" (CUDA only).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # Evaluation and Predictor work with a copy of the detector: with batch norms folded into the

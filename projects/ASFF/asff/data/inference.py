@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from .augmentation import ResizeSquare
 from .datasets import check_num_classes
 from .image_io import PILLOW_ERRORS, UnreadableImage, check_size, read_image
+from .loader import start_worker
 from .mapper import to_tensor
 
 READERS = 4  # threads that read images ahead
@@ -89,6 +90,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     loader = build_detection_test_loader(
         cfg, dataset_name, mapper=build_test_mapper(cfg), batch_size=cfg.TEST.IMS_PER_BATCH
     )
+    loader.worker_init_fn = start_worker
     check_num_classes(cfg, [dataset_name])
     return loader
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -79,7 +80,7 @@ class TrainingLoader:
             batch_sampler=sampler,
             num_workers=num_workers,
             collate_fn=trivial_batch_collator,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
 
     def resume(self, iteration: int, seed: int) -> None:
@@ -123,7 +124,9 @@ class TrainingLoader:
             )
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()  # after a signal to the group of a training, its next step needs the workers
     cv2.setNumThreads(0)  # the cores are shared out among the workers
     # By descriptors, each tensor would be an open file: 128 images exceed the usual 1024.
     set_sharing_strategy("file_system")

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
 from ..data import register_custom_datasets
+from .preemption import catch_signals
 
 
 def under_torchrun() -> bool:
@@ -55,19 +56,23 @@ def launch(main: Callable, cfg: CfgNode, args: argparse.Namespace) -> Any:
     if torch.device(cfg.MODEL.DEVICE).type == "cpu" and num_processes(args) > 1:
         # Detectron2 chooses NCCL where a GPU is visible.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    try:
-        return spawn(
-            worker,
-            max(args.num_gpus, 1),
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(main, cfg, args, max(args.num_gpus, 1)),
-        )
-    except ProcessExitedException as error:
-        if error.signal_name is not None:
-            raise
-        sys.exit(error.exit_code)  # the process has printed why
+    forward = num_processes(args) > 1
+    with catch_signals(cfg.SOLVER.SAVE_SIGNALS if forward else (), forward=forward) as received:
+        try:
+            return spawn(
+                worker,
+                max(args.num_gpus, 1),
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(main, cfg, args, max(args.num_gpus, 1)),
+            )
+        except ProcessExitedException as error:
+            if error.signal_name is None:
+                sys.exit(error.exit_code)  # the process has printed why
+            if not received:
+                raise
+            sys.exit(128 + max(received))  # it had not begun to train
 
 
 def _join(main: Callable, cfg: CfgNode, args: argparse.Namespace):

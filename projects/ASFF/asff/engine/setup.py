@@ -28,6 +28,7 @@ from ..data import (
 )
 from ..evaluation import coco_classes
 from .launch import num_processes
+from .preemption import signal_numbers
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -116,6 +117,7 @@ def _check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: boo
         if not cfg.DATASETS.TRAIN:
             raise ValueError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
         _check_solver(cfg, world_size)
+        signal_numbers(cfg.SOLVER.SAVE_SIGNALS)
         datasets["DATASETS.TRAIN"] = cfg.DATASETS.TRAIN
     for key, names in datasets.items():
         check_datasets(names, key)

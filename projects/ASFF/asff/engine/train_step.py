@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -27,7 +27,14 @@ class TrainStep(SimpleTrainer):
         amp_dtype: dtype of autocast; None switches it off. float16 needs, and gets, a loss scaler.
         seed: with iteration and rank it determines what random layers draw, so that a resumed run
             repeats it.
+
+    Attributes:
+        signals: those that this process has received.
+        received_signal: the largest number that any process had received by the last step; or 0.
     """
+
+    signals: Collection[int] = ()
+    received_signal = 0
 
     def __init__(
         self,
@@ -62,8 +69,11 @@ class TrainStep(SimpleTrainer):
         self.scaler.unscale_(self.optimizer)
         limit = self.max_grad_norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)  # before clipping
-        values = torch.stack([*loss_dict.values(), norm, norm.new_full((), data_time)])
-        *losses, norm, data_times = zip(*_gather(values))
+        others = [norm.new_full((), x) for x in (data_time, max(self.signals, default=0))]
+        *losses, norm, data_times, signals = zip(
+            *_gather(torch.stack([*loss_dict.values(), norm, *others]))
+        )
+        self.received_signal = int(max(signals))
         losses, norm = dict(zip(loss_dict, losses)), norm[0]
         self._check_finite(losses, norm, data)
         self._write(losses, norm, data_times)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -28,7 +28,9 @@ from ..data.loader import TrainingLoader
 from ..evaluation import Evaluator
 from ..modeling import DropBlock, TimmBackbone, block_sizes, synchronize_norms
 from .activation_checkpointing import checkpoint_activations
+from .checkpoint_hooks import SaveCheckpoints
 from .inference import InferenceModel
+from .preemption import catch_signals
 from .progress import ProgressPrinter
 from .train_step import TrainStep
 from .visualize import VisualizationHook
@@ -80,11 +82,13 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        hooks = super().build_hooks()
+        hooks = [x for x in super().build_hooks() if not isinstance(x, PeriodicCheckpointer)]
+        # The hooks before and after belong to the first process alone.
+        evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         if self.cfg.TEST.VIS_IMAGES and self.cfg.DATASETS.TEST:
-            # With the evaluation, before the writers that the first process alone has.
-            evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
             hooks.insert(evaluation + 1, VisualizationHook(self.cfg))
+        save = SaveCheckpoints(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)
+        hooks.insert(evaluation, save)
         drop_block = ScheduleDropBlock(self.cfg.MODEL.YOLOV3.DROP_BLOCK.SCHEDULE)
         return [*hooks, drop_block, LogSummary()]
 
@@ -97,6 +101,10 @@ class Trainer(DefaultTrainer):
             device=torch.device(self.cfg.MODEL.DEVICE),
         )
         return [printer, *files]
+
+    def train(self) -> dict | None:
+        with catch_signals(self.cfg.SOLVER.SAVE_SIGNALS) as self._trainer.signals:
+            return super().train()
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint of OUTPUT_DIR, or start from MODEL.WEIGHTS.
