@@ -26,6 +26,7 @@ VERBS = {
     "benchmark": "measure speed and memory of models, training and data loading",
     "gradients": "measure how consistent the gradients of the levels are",
     "measure-swap": "measure what replacing FPN by ASFF-FPN changes",
+    "check-device": "check that detectors work on this machine's GPU, for a report",
 }
 
 OVERVIEW = """Train, evaluate and inspect detectors with adaptively spatial feature fusion (ASFF).
