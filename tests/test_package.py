@@ -75,14 +75,28 @@ print("bccd_test" in DatasetCatalog.list(), "asff.engine" in sys.modules)
     assert run.stdout.splitlines() == ["[]", "True True", "True False"]
 
 
+def fake_training(model, device: str) -> dict:
+    """Run a forward pass with losses on tensors of a device that have no values."""
+    import torch
+    from detectron2.structures import Boxes, ImageList, Instances
+
+    images = ImageList(torch.zeros(2, 3, 64, 64, device=device), [(64, 64)] * 2)
+    gt_instances = []
+    for count in (0, 3):
+        boxes = Boxes(torch.zeros(count, 4, device=device))
+        classes = torch.zeros(count, dtype=torch.int64, device=device)
+        gt_instances.append(Instances((64, 64), gt_boxes=boxes, gt_classes=classes))
+    features = list(model.backbone(images.tensor).values())
+    losses = model.forward_training(images, features, model.head(features), gt_instances)
+    return {"coarsest": features[0], **losses}
+
+
 MODE = "MODEL.YOLOV3.IGNORE_ADJACENT"
 
 
 @pytest.mark.parametrize("options", [(), (MODE, "center"), (MODE, "box")], ids=str)
 def test_training_runs_without_values(options):
     """Fake tensors have shapes, but no values: whatever needs one on the host fails."""
-    import torch
-    from detectron2.structures import Boxes, ImageList, Instances
     from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
     from asff.modeling import YOLOv3
@@ -90,19 +104,43 @@ def test_training_runs_without_values(options):
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = YOLOv3(detector_cfg(*TINY_DARKNET, *options))
-        images = ImageList(torch.zeros(2, 3, 64, 64), [(64, 64)] * 2)
-        gt_instances = []
-        for count in (0, 3):
-            instances = Instances((64, 64))
-            instances.gt_boxes = Boxes(torch.zeros(count, 4))
-            instances.gt_classes = torch.zeros(count, dtype=torch.int64)
-            gt_instances.append(instances)
-        features = list(model.backbone(images.tensor).values())
-        losses = model.forward_training(images, features, model.head(features), gt_instances)
-        sum(losses.values()).backward()
+        _, *losses = fake_training(model, "cpu").values()
+        sum(losses).backward()
         with pytest.raises(DataDependentOutputException):
-            losses["loss_obj"].item()
+            losses[0].item()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "coco").glob("yolov3_*.yaml")), ids=lambda path: path.stem
+)
+def test_training_stays_on_a_gpu(path):
+    """All variants, on fake tensors of a GPU under autocast: none is made on the CPU."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from asff.config_files import load_config
+    from asff.engine.setup import resolve_sync_norm
+    from asff.modeling import YOLOv3
+
+    small = ["MODEL.DARKNET.WIDTH", 0.125, "MODEL.DARKNET.DEPTHS", [1] * 5]
+    cfg = load_config(str(path), [*small, "MODEL.YOLOV3.NECK.WIDTH", 0.125])
+    resolve_sync_norm(cfg, 1)
+    # torch.autocast switches itself off where there is no GPU.
+    dtype = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    try:
+        with FakeTensorMode():
+            with torch.device("cuda"):
+                model = YOLOv3(cfg)
+            found = fake_training(model, "cuda")
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", dtype)
+    assert {x.device.type for x in found.values()} == {"cuda"}
+    assert found.pop("coarsest").dtype == torch.bfloat16
+    assert {x.dtype for x in found.values()} == {torch.float32}
 
 
 def called_names(path: Path) -> set[str]:
