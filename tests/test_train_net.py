@@ -217,6 +217,13 @@ REFUSED = {
         "SOLVER.AMP.ENABLED True SOLVER.AMP.DTYPE half",
         ["SOLVER.AMP.DTYPE", "'half'", "bfloat16", "float16"],
     ),
+    "saving": ("SOLVER.CHECKPOINT_PERIOD 0", ["SOLVER.CHECKPOINT_PERIOD is 0", "must be 1"]),
+    "keeping": ("SOLVER.KEEP_CHECKPOINTS -1", ["SOLVER.KEEP_CHECKPOINTS is -1", "must be 0"]),
+    "early stopping": (
+        "SOLVER.EARLY_STOPPING.PATIENCE 3 TEST.EVAL_PERIOD 5",
+        ["EARLY_STOPPING.PATIENCE is 3", "TEST.BEST_METRIC"],
+    ),
+    "signals": ("SOLVER.SAVE_SIGNALS ('SIGKILL',)", ["SOLVER.SAVE_SIGNALS", "'SIGKILL'"]),
     "images": ("TEST.VIS_IMAGES -1", ["TEST.VIS_IMAGES is -1", "0 (none) or more"]),
     "norm": ("MODEL.YOLOV3.NORM XBN", ["NORM 'XBN'", "BN, SyncBN"]),
     "an empty key": ("DATASETS.TRAIN None", ["DATASETS.TRAIN is empty"]),

@@ -90,6 +90,18 @@ def test_setup_resolves_and_freezes(config, clean_loggers):
     assert cfg.is_frozen()
 
 
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("", "must name a folder"), ("file", "is a file"), ("file/below", "is a file")],
+)
+def test_output_dir(config, tmp_path, clean_loggers, output, reason):
+    (tmp_path / "file").touch()
+    output = output and str(tmp_path / output)
+    args = ["--config-file", str(config), "OUTPUT_DIR", output]
+    with pytest.raises(ValueError, match=f"OUTPUT_DIR is '{output}': .*{reason}"):
+        setup(argument_parser().parse_args(args))
+
+
 def test_no_test_data(config, clean_loggers):
     """As an empty `TEST:` in YAML."""
     args = ["--config-file", str(config), "DATASETS.TEST", "None"]

@@ -26,6 +26,14 @@ def add_asff_config(cfg: CN) -> None:
     # Keep the inputs of stages, neck, fusion and head alone for the backward pass, which then
     # computes the activations again: less memory, and a longer step.
     cfg.SOLVER.CHECKPOINT_ACTIVATIONS = False
+    # Number of periodic checkpoints to keep (0: all), and of which iterations more are kept:
+    # multiples of KEEP_EVERY (0: none).
+    cfg.SOLVER.KEEP_CHECKPOINTS = 0
+    cfg.SOLVER.KEEP_EVERY = 0
+    # Number of evaluations (TEST.EVAL_PERIOD) without a better TEST.BEST_METRIC that end a
+    # training; 0: none do.
+    cfg.SOLVER.EARLY_STOPPING = CN()
+    cfg.SOLVER.EARLY_STOPPING.PATIENCE = 0
     # Signals at which a training finishes its step, saves a checkpoint and ends with exit code 75:
     # --resume goes on from there (docs/scale.md). Ctrl-C does the same, with exit code 130.
     cfg.SOLVER.SAVE_SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")
@@ -41,6 +49,9 @@ def add_asff_config(cfg: CN) -> None:
     # Images that a process evaluates at once, as far as images that follow each other are resized
     # to one shape (with INPUT.SQUARE all are). Detections differ by rounding alone.
     cfg.TEST.IMS_PER_BATCH = 1
+    # Metric whose highest value during a training gives model_best.pth, as "bbox/AP50", or
+    # "NAME/bbox/AP50" with several test datasets; "" saves none.
+    cfg.TEST.BEST_METRIC = ""
     # Number of images of the first test dataset that every evaluation during a training draws for
     # TensorBoard: ground truth beside detections and, with ASFF, the fusion weights.
     cfg.TEST.VIS_IMAGES = 0

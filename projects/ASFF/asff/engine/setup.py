@@ -108,6 +108,7 @@ def _check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: boo
     """Raise a ValueError that names the key, its value and the fix, for what would fail later."""
     check_model(cfg)
     check_input(cfg)
+    _check_output_dir(cfg.OUTPUT_DIR)
     _check_weights(cfg, eval_only=eval_only, resume=resume)
     datasets = {"DATASETS.TEST": cfg.DATASETS.TEST}
     coco_classes(cfg.TEST.COCO_API)
@@ -117,13 +118,37 @@ def _check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: boo
         if not cfg.DATASETS.TRAIN:
             raise ValueError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
         _check_solver(cfg, world_size)
-        signal_numbers(cfg.SOLVER.SAVE_SIGNALS)
+        _check_saving(cfg)
         datasets["DATASETS.TRAIN"] = cfg.DATASETS.TRAIN
     for key, names in datasets.items():
         check_datasets(names, key)
         check_num_classes(cfg, names)
         if int(os.getenv("RANK", "0")) == 0:  # torchrun's; without it there is one process so far
             check_annotations(names, key)
+
+
+def _check_output_dir(output: str) -> None:
+    """Raise a ValueError where OUTPUT_DIR is no folder, or cannot be made or written to."""
+    folder = Path(output).absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (output and existing.is_dir() and os.access(existing, os.W_OK)):
+        reason = "is a file" if existing.is_file() else "cannot be written to"
+        reason = f"{existing} {reason}" if output else "it must name a folder"
+        raise ValueError(f"OUTPUT_DIR is '{output}': {reason}. Name another folder.")
+
+
+def _check_saving(cfg: CfgNode) -> None:
+    """Raise a ValueError where checkpoints, and the best of them, cannot be saved as asked."""
+    solver = cfg.SOLVER
+    signal_numbers(solver.SAVE_SIGNALS)
+    for key, least in (("CHECKPOINT_PERIOD", 1), ("KEEP_CHECKPOINTS", 0), ("KEEP_EVERY", 0)):
+        if solver[key] < least:
+            raise ValueError(f"SOLVER.{key} is {solver[key]}, but must be {least} or more.")
+    if solver.EARLY_STOPPING.PATIENCE and not (cfg.TEST.BEST_METRIC and cfg.TEST.EVAL_PERIOD > 0):
+        raise ValueError(
+            f"SOLVER.EARLY_STOPPING.PATIENCE is {solver.EARLY_STOPPING.PATIENCE}, which needs "
+            'evaluations and a metric: set TEST.EVAL_PERIOD, and TEST.BEST_METRIC to "bbox/AP".'
+        )
 
 
 def check_model(cfg: CfgNode) -> None:

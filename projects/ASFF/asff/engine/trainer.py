@@ -8,6 +8,7 @@ import math
 import os
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from detectron2.config import CfgNode
@@ -28,7 +29,7 @@ from ..data.loader import TrainingLoader
 from ..evaluation import Evaluator
 from ..modeling import DropBlock, TimmBackbone, block_sizes, synchronize_norms
 from .activation_checkpointing import checkpoint_activations
-from .checkpoint_hooks import SaveCheckpoints
+from .checkpoint_hooks import BestCheckpointer, EarlyStop, SaveCheckpoints
 from .inference import InferenceModel
 from .preemption import catch_signals
 from .progress import ProgressPrinter
@@ -85,9 +86,24 @@ class Trainer(DefaultTrainer):
         hooks = [x for x in super().build_hooks() if not isinstance(x, PeriodicCheckpointer)]
         # The hooks before and after belong to the first process alone.
         evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        if self.cfg.TEST.VIS_IMAGES and self.cfg.DATASETS.TEST:
+        solver, test = self.cfg.SOLVER, self.cfg.TEST
+        if test.BEST_METRIC and self.cfg.DATASETS.TEST:
+            best = BestCheckpointer(
+                test.EVAL_PERIOD,
+                self.checkpointer,
+                test.BEST_METRIC,
+                patience=solver.EARLY_STOPPING.PATIENCE,
+                evaluate=hooks[evaluation]._do_eval,
+            )
+            hooks.insert(evaluation + 1, best)
+        if test.VIS_IMAGES and self.cfg.DATASETS.TEST:
             hooks.insert(evaluation + 1, VisualizationHook(self.cfg))
-        save = SaveCheckpoints(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)
+        save = SaveCheckpoints(
+            self.checkpointer,
+            solver.CHECKPOINT_PERIOD,
+            keep=solver.KEEP_CHECKPOINTS,
+            keep_every=solver.KEEP_EVERY,
+        )
         hooks.insert(evaluation, save)
         drop_block = ScheduleDropBlock(self.cfg.MODEL.YOLOV3.DROP_BLOCK.SCHEDULE)
         return [*hooks, drop_block, LogSummary()]
@@ -104,7 +120,8 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> dict | None:
         with catch_signals(self.cfg.SOLVER.SAVE_SIGNALS) as self._trainer.signals:
-            return super().train()
+            with suppress(EarlyStop):
+                return super().train()
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint of OUTPUT_DIR, or start from MODEL.WEIGHTS.
@@ -141,7 +158,9 @@ class Trainer(DefaultTrainer):
         return f"Starting fresh because {reason} (seed {self.seed}){weights}."
 
     def state_dict(self) -> dict:
-        return {**super().state_dict(), "seed": self.seed}
+        # It is one more where the best checkpoint is saved after the last evaluation.
+        iteration = min(self.iter, self.max_iter - 1)
+        return {**super().state_dict(), "iteration": iteration, "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
@@ -201,6 +220,7 @@ class Trainer(DefaultTrainer):
         scale = scaled.SOLVER.BASE_LR / cfg.SOLVER.BASE_LR
         scaled.SOLVER.BASE_LR_END *= scale
         for node, key, least in (
+            (scaled.SOLVER, "KEEP_EVERY", 0),
             (scaled.INPUT, "SIZE_PERIOD", 1),
             (scaled.INPUT, "FINAL_SIZE_ITERS", 0),
             (scaled.INPUT.MIXUP, "OFF_ITERS", 0),
