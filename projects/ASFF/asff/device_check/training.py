@@ -14,7 +14,7 @@ from ..config_files import get_config_file
 from ..data.datasets.shapes import write_shapes_dataset
 from ..engine import argument_parser, main, setup
 from ..report import read_metrics
-from .target import Result, Target, distance
+from .target import NARROW, Result, Target, distance
 
 ITERATIONS = 40  # the loss is written every 20, as the median of these
 OPTIONS = (
@@ -26,7 +26,7 @@ OPTIONS = (
     *("DATASETS.TRAIN", ("train",), "DATASETS.TEST", ()),
 )
 SMALL = (
-    *("MODEL.DARKNET.WIDTH", 0.125, "MODEL.YOLOV3.NECK.WIDTH", 0.125),
+    *NARROW,
     *("INPUT.TRAIN_SIZES", [96], "SOLVER.IMS_PER_BATCH", 4, "DATALOADER.NUM_WORKERS", 0),
 )
 
