@@ -18,6 +18,7 @@ from ..checkpoint import Checkpointer, model_metadata
 from ..config_files import find_config_file, load_config
 from ..data import read_image
 from ..data.datasets import class_count
+from ..data.datasets.shapes import draw_image
 from ..engine import Trainer
 from ..engine.setup import resolve_device, resolve_sync_norm, setup_datasets
 from ..modeling import YOLOv3
@@ -129,17 +130,18 @@ def _count(model: nn.Module, height: int, width: int) -> dict[str, float]:
 def randomize(model: nn.Module, size: tuple[int, int], objects: int) -> None:
     """Let a YOLOv3 with random weights predict as varied boxes as a trained one.
 
-    Norms get the statistics of photographs, and the layers of the predictions a scale and a bias
-    with which ``objects`` anchors of an image of a size pass a score threshold of about 0.01. Other
-    detectors stay as they are.
+    Norms get the statistics of a photograph and of a drawing as `asff export` verifies with; the
+    layers of the predictions get a scale and a bias with which ``objects`` anchors of an image of a
+    size pass a score threshold of about 0.01. Other detectors stay as they are.
     """
     if not isinstance(model, YOLOv3):
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "image.jpg")
         write_photograph(path, *size, rng=np.random.default_rng(0))
-        image = torch.from_numpy(read_image(path)).permute(2, 0, 1)
-    images = model.preprocess_image([{"image": x} for x in (image, image.flip(2))]).tensor
+        pixels = [read_image(path), draw_image(0, "val", 0, min(size)).image]
+    inputs = [{"image": torch.from_numpy(x.copy()).permute(2, 0, 1)} for x in pixels]
+    images = model.preprocess_image(inputs).tensor
     norms = [x for x in model.modules() if isinstance(x, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None  # the mean of all batches, of which there is one
@@ -154,7 +156,7 @@ def randomize(model: nn.Module, size: tuple[int, int], objects: int) -> None:
     logits = torch.cat([x.box_logits, x.obj_logits[..., None], x.cls_logits], dim=-1).flatten(0, 1)
     std, mean = torch.std_mean(logits, dim=0)  # (5 + K,)
     scale = 2 / std
-    scale[:4] /= 8
+    scale[:4] /= 20
     center = torch.full_like(mean, -3.0)
     center[:4] = 0
     passing = ((logits[:, 4] - mean[4]) * scale[4]).sort(descending=True).values

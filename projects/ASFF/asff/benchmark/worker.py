@@ -130,10 +130,13 @@ def build_train(clock: Clock, spec: dict) -> Callable:
     cfg = load_config(spec["config_file"], spec["opts"])
     resolve_device(cfg, num_gpus=1)
     resolve_sync_norm(cfg, world_size=1)
-    model = Trainer.build_model(cfg).train()
+    # Older versions have neither keys nor functions.
+    if "ACCUM_ITERS" in cfg.SOLVER:
+        model, options = Trainer.build_train_model(cfg), {"accum_iters": cfg.SOLVER.ACCUM_ITERS}
+    else:
+        model, options = Trainer.build_model(cfg), {}
+    model.train()
     batch: list[dict] = []
-    # Keys that older versions lack.
-    options = {"accum_iters": cfg.SOLVER.ACCUM_ITERS} if "ACCUM_ITERS" in cfg.SOLVER else {}
     step = TrainStep(
         model,
         iter(lambda: batch, None),

@@ -49,15 +49,7 @@ class Trainer(DefaultTrainer):
         dataset_dicts = load_training_dicts(cfg)
         cfg = resolve_warmup(cfg, len(dataset_dicts))
         _log_effective_batch(cfg)
-        model = self.build_model(cfg)
-        if comm.get_world_size() > 1:
-            synchronize_norms(model)
-            for bottom_up in model.modules():
-                if isinstance(bottom_up, TimmBackbone):
-                    # Its plain norms would keep the statistics of one process.
-                    synchronize_norms(bottom_up, nn.BatchNorm2d)
-        if cfg.SOLVER.CHECKPOINT_ACTIVATIONS:
-            checkpoint_activations(model)
+        model = self.build_train_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self.train_loader = build_train_loader(cfg, dataset_dicts, seed=self.seed)
         if torch.device(cfg.MODEL.DEVICE).type == "cuda":
@@ -182,6 +174,20 @@ class Trainer(DefaultTrainer):
             for group in optimizer.param_groups:
                 group["foreach"] = False
         return optimizer
+
+    @classmethod
+    def build_train_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build a model as it is trained, before it is distributed."""
+        model = cls.build_model(cfg)
+        if comm.get_world_size() > 1:
+            synchronize_norms(model)
+            for bottom_up in model.modules():
+                if isinstance(bottom_up, TimmBackbone):
+                    # Its plain norms would keep the statistics of one process.
+                    synchronize_norms(bottom_up, nn.BatchNorm2d)
+        if cfg.SOLVER.CHECKPOINT_ACTIVATIONS:
+            checkpoint_activations(model)
+        return model
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainingLoader:
