@@ -27,6 +27,7 @@ from ..export import (
     compare,
     describe,
 )
+from ..modeling import fuse_norms
 from .exported_predictor import ExportedPredictor
 from .predictor import Predictor
 from .setup import setup_datasets
@@ -34,8 +35,11 @@ from .trainer import Trainer
 
 NUM_IMAGES = 8  # for the comparison of detections
 BATCH_SIZE = 4
-# Of the detector that the exported model is compared to.
-FIXED = ("MODEL.DEVICE", "cpu", "TEST.DTYPE", "float32", "TEST.COMPILE", False)
+# Of the detector that the exported model is compared to: its plain form.
+FIXED = (
+    *("MODEL.DEVICE", "cpu", "TEST.DTYPE", "float32"),
+    *("TEST.COMPILE", False, "TEST.FUSE", False),
+)
 # Half a pixel and 1e-3: float32. Fewer bits are judged by AP.
 TOLERANCES = {"float32": Tolerance(box=0.5, score=1e-3)}
 
@@ -91,7 +95,7 @@ def export(
         )
     predictor = Predictor(config, weights, opts=[*opts, *FIXED])
     cfg = _fix_size(predictor.cfg, options.size)
-    graph = build_graph(predictor.model, deformable=options.deformable)
+    graph = build_graph(fuse_norms(predictor.model), deformable=options.deformable)
     metadata = describe(
         cfg,
         predictor.class_names,

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..modeling import fuse_norms
+from ..modeling import fuse_norms, pack_convolutions
 
 
 class InferenceModel:
@@ -30,6 +30,8 @@ class InferenceModel:
         self.model = fuse_norms(model) if cfg.TEST.FUSE else deepcopy(model).eval()
         self.device_type = torch.device(cfg.MODEL.DEVICE).type
         self.dtype = getattr(torch, cfg.TEST.DTYPE)
+        if cfg.TEST.FUSE and self.device_type == "cpu" and not cfg.TEST.COMPILE:
+            pack_convolutions(self.model, self.dtype)
         self.forward = compile_network(self.model) if cfg.TEST.COMPILE else self.model
 
     @torch.inference_mode()

@@ -7,7 +7,7 @@ from .backbone.timm_backbone import TimmBackbone
 from .fusion.asff_fpn import ASFFFPN
 from .fusion.operations import AdaptiveFusion, FusionOperation, SumFusion
 from .fusion.pyramid_fusion import FUSIONS, PyramidFusion
-from .layers import DropBlock, block_sizes, fuse_norms, synchronize_norms
+from .layers import DropBlock, block_sizes, fuse_norms, pack_convolutions, synchronize_norms
 from .yolov3.anchor_generator import YOLOv3AnchorGenerator
 from .yolov3.box_regression import shape_iou
 from .yolov3.detector import YOLOv3
@@ -37,6 +37,7 @@ __all__ = [
     "YOLOv3Pyramid",
     "block_sizes",
     "fuse_norms",
+    "pack_convolutions",
     "shape_iou",
     "synchronize_norms",
 ]

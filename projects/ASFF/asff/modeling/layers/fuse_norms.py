@@ -45,10 +45,14 @@ def fuse_norms(model: nn.Module) -> nn.Module:
     return model
 
 
+def has_plain_forward(module: nn.Module) -> bool:
+    """Return whether it is a convolution; subclasses may change weights or inputs first."""
+    return type(module).forward in (nn.Conv2d.forward, Conv2d.forward)
+
+
 def _can_fold(conv: nn.Module, norm: nn.Module | None) -> bool:
-    # Subclasses of convolutions may change their weights first (weight standardisation).
-    plain = type(conv).forward in (nn.Conv2d.forward, Conv2d.forward)
     hooked = conv._forward_hooks or getattr(norm, "_forward_hooks", None)
+    plain = has_plain_forward(conv)
     return plain and not hooked and isinstance(norm, _NORMS) and norm.running_mean is not None
 
 
