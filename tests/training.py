@@ -317,6 +317,15 @@ def train_on_bad_loss(cfg: CfgNode, args: argparse.Namespace) -> None:
     Path(cfg.OUTPUT_DIR, f"report{rank}.json").write_text(json.dumps(report))
 
 
+def save_buffers(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Train, and save this process's buffers."""
+    default_setup(cfg, args)
+    trainer = Trainer(cfg)
+    trainer.train()
+    buffers = dict(trainer.model.module.named_buffers())
+    torch.save(buffers, Path(cfg.OUTPUT_DIR, f"buffers{comm.get_rank()}.pt"))
+
+
 def write_batches(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Write this process's share of batches ``args.start`` to 11."""
     loader = build_train_loader(cfg)

@@ -25,6 +25,7 @@ from tests.training import (
     one_thread,
     read_checkpoint,
     run_here,
+    save_buffers,
     train_on_bad_loss,
 )
 
@@ -242,6 +243,20 @@ def test_diverging_training_saves_nothing_broken(config, tmp_path):
     (checkpoint,) = tmp_path.glob("*.pth")
     assert checkpoint.name == "model_0000000.pth"
     assert all(x.isfinite().all() for x in read_checkpoint(checkpoint)["model"].values())
+
+
+@pytest.mark.slow
+def test_processes_share_the_statistics_of_timms_norms(config, tmp_path):
+    pytest.importorskip("timm", reason="timm is not installed (pip install .[timm])")
+    args = ["--config-file", str(config), "--num-gpus", "2", "--dist-url", "auto"]
+    args += ["MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", "test_resnet"]
+    args += ["SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()", "OUTPUT_DIR", str(tmp_path)]
+    args = argument_parser().parse_args(args)
+    launch(save_buffers, setup(args), args)
+    first, second = (torch.load(tmp_path / f"buffers{rank}.pt") for rank in range(2))
+    assert sum("bottom_up" in name and "running_var" in name for name in first) > 5
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
 
 
 @pytest.fixture(scope="module")
