@@ -69,10 +69,12 @@ def _traced_pairs(backbone: Backbone) -> set[tuple[nn.Module, nn.Module]]:
         return set()
     calls = (node for node in nodes if node.op == "call_module")
     layers = {call: backbone.get_submodule(call.target) for call in calls}
+    num_calls = Counter(layers.values())
     return {
         (layers[call.args[0]], norm)
         for call, norm in layers.items()
         if isinstance(norm, _NORMS)
         and isinstance(layers.get(call.args[0]), nn.Conv2d)
         and len(call.args[0].users) == 1
+        and num_calls[norm] == num_calls[layers[call.args[0]]] == 1
     }
