@@ -185,7 +185,8 @@ def test_step_waits_for_its_device_once(monkeypatch):
     with Reads() as found:
         train(step, 1)
     assert found.count == expected.count
-    assert read == [(7,)]  # five loss terms, the gradient norm, the time of the loader
+    # Five loss terms, the gradient norm, the time of the loader, and whether a signal came.
+    assert read == [(8,)]
 
 
 def test_copy_for_a_gpu_keeps_images_and_ground_truth():
