@@ -102,7 +102,8 @@ def test_signal_at_any_moment(config, whole_of, tmp_path, launcher, processes, n
     options += (*OPTIONS, "SOLVER.MAX_ITER", 60, "DATALOADER.NUM_WORKERS", 2)
     process = start(launcher, *options, "OUTPUT_DIR", tmp_path)
     try:
-        while not (tmp_path / "metrics.json").exists():  # 20 steps: all data workers have begun
+        metrics = tmp_path / "metrics.json"
+        while not (metrics.exists() and metrics.stat().st_size):  # 20 steps
             time.sleep(0.05)
         time.sleep(random.uniform(0, 0.5))
         (os.kill if to == "launcher" else os.killpg)(process.pid, number)
