@@ -30,7 +30,7 @@ from asff.export import (
 from tests.engine.test_detectors import ASFF_RETINANET, COMMON, DETECTORS, REST
 from tests.training import CLASSES, CONFIG, NUM_VAL, run_asff, write_checkpoint
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.usefixtures("clean_loggers")
 
 CONFIGS = {
@@ -68,12 +68,17 @@ def files(datasets) -> list[str]:
     return [str(datasets / "shapes" / "images" / f"val_{i}.png") for i in range(NUM_VAL)]
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
+)
 def exported(request, datasets, tmp_path_factory) -> tuple[str, Path, Path]:
     """Name, checkpoint and ONNX file of a detector."""
     folder = tmp_path_factory.mktemp(request.param)
     weights = write_spread_checkpoint(request.param, folder)
-    run = run_asff("export", "--weights", weights, "--dataset", "shapes_val")
+    version = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
+    # Older ones have no DeformConv for CPUs.
+    deformable = ("--deformable", "operator" if version >= (1, 32) else "samplings")
+    run = run_asff("export", "--weights", weights, "--dataset", "shapes_val", *deformable)
     assert run.code == 0, run.output
     return request.param, weights, weights.with_suffix(".onnx")
 
@@ -91,7 +96,7 @@ def test_outputs(exported):
     """Of batches and sizes that were not traced."""
     _, weights, path = exported
     _, run = load_model(path)
-    graph = build_graph(Predictor(None, weights).model)
+    graph = build_graph(Predictor(None, weights, opts=["TEST.FUSE", False]).model)
     for shape in ((1, 3, 64, 64), (3, 3, 96, 160)):
         images = torch.rand(shape) * 255
         with torch.no_grad():
@@ -169,6 +174,9 @@ def test_compare():
         (("--size", 65), "divisible by 32"),
         (("--output", "model.xml"), r"--output is model.xml, but .* is \*.onnx"),
         (("--dataset", "nothing"), "nothing"),
+        (("--int8",), "--dataset NAME to measure its AP"),
+        (("--nms", "--format", "aoti", "--output", "x.pt2"), "--nms is not possible"),
+        (("--format", "openvino", "--deformable", "operator"), "needs --deformable samplings"),
         (("MODEL.YOLOV3.SCORE_THRESH_TEST", 1.0), "finds nothing in 8 images"),
     ],
 )
@@ -183,7 +191,9 @@ def untraced(datasets, tmp_path, monkeypatch) -> Path:
     """A checkpoint; tracing is replaced by the graph itself."""
     weights = write_spread_checkpoint("YOLOv3", tmp_path)
 
-    def write(graph: nn.Module, path: Path, metadata: dict, options: Options) -> None:
+    def write(
+        graph: nn.Module, path: Path, metadata: dict, options: Options, calibration: object
+    ) -> None:
         torch.save({"graph": graph, "metadata": metadata}, path)
 
     def load(path: Path) -> tuple:

@@ -35,10 +35,22 @@ def add_arguments(parser: VerbParser) -> None:
     parser.add_argument(
         "--deformable",
         choices=["operator", "samplings"],
-        default="operator",
         help="deformable convolutions as one operator, or as samplings, which more runtimes have; "
-        "default: %(default)s",
+        "default: samplings for openvino, else operator",
     )
+    parser.add_argument("--nms", action="store_true", help="put thresholds and NMS into the file")
+    precisions = parser.add_mutually_exclusive_group()
+    precisions.add_argument(
+        "--half", dest="precision", action="store_const", const="float16", help="float16"
+    )
+    precisions.add_argument(
+        "--int8",
+        dest="precision",
+        action="store_const",
+        const="int8",
+        help="quantise, calibrated by images of the training set, else of --dataset",
+    )
+    parser.set_defaults(precision="float32")
     parser.add_argument("--images", nargs="+", default=(), metavar="FILE", help="to verify with")
     parser.add_argument("--dataset", metavar="NAME", help="measure AP before and after on it")
     parser.add_argument(
@@ -59,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
     from ..export import FORMATS, Options
 
     setup_logger(name="asff")
+    deformable = args.deformable or ("samplings" if args.format == "openvino" else "operator")
     size = args.size and (args.size[0], args.size[-1])
     if size and (len(args.size) > 2 or size[0] % 32 or size[1] % 32):
         raise ValueError(
@@ -71,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         args.weights,
         output,
         args.format,
-        Options(size=size, deformable=args.deformable),
+        Options(size, deformable, args.nms, args.precision),
         Verification(args.images, args.dataset, args.max_drop),
         args.opts,
     )

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import inference_on_dataset
+from torch import Tensor
 
 from ..checkpoint.metadata import package_version
-from ..data import check_datasets
+from ..data import build_pixel_mapper, build_reader, check_datasets
 from ..data.datasets.shapes import draw_image
 from ..export import (
     FORMATS,
     Agreement,
     Detector,
+    ExportedDetector,
     Options,
     Thresholds,
     Tolerance,
     another_size,
     build_graph,
+    check_options,
     compare,
     describe,
 )
-from ..modeling import fuse_norms
 from .exported_predictor import ExportedPredictor
 from .predictor import Predictor
 from .setup import setup_datasets
@@ -35,13 +38,18 @@ from .trainer import Trainer
 
 NUM_IMAGES = 8  # for the comparison of detections
 BATCH_SIZE = 4
+NUM_CALIBRATION = 64  # images from which INT8 takes its ranges
 # Of the detector that the exported model is compared to: its plain form.
 FIXED = (
     *("MODEL.DEVICE", "cpu", "TEST.DTYPE", "float32"),
     *("TEST.COMPILE", False, "TEST.FUSE", False),
 )
-# Half a pixel and 1e-3: float32. Fewer bits are judged by AP.
-TOLERANCES = {"float32": Tolerance(box=0.5, score=1e-3)}
+# Of boxes in pixels, and of scores. Less precise models are judged by AP.
+TOLERANCES = {
+    "float32": Tolerance(box=0.5, score=1e-3),
+    "float16": Tolerance(box=4.0, score=0.03),
+    "int8": Tolerance(box=16.0, score=0.2),
+}
 
 
 @dataclass(frozen=True)
@@ -89,13 +97,19 @@ def export(
     """
     output = Path(output)
     suffix, write = FORMATS[export_format]
+    check_options(export_format, options)
     if output.suffix != suffix:
         raise ValueError(
             f"--output is {output}, but a file of --format {export_format} is *{suffix}."
         )
+    if options.precision == "int8" and verification.dataset is None:
+        raise ValueError(
+            "--int8 changes what is detected: name --dataset NAME to measure its AP on."
+        )
     predictor = Predictor(config, weights, opts=[*opts, *FIXED])
     cfg = _fix_size(predictor.cfg, options.size)
-    graph = build_graph(fuse_norms(predictor.model), deformable=options.deformable)
+    half = options.precision == "float16"
+    graph = build_graph(predictor.model, half=half, deformable=options.deformable)
     metadata = describe(
         cfg,
         predictor.class_names,
@@ -103,15 +117,32 @@ def export(
         divisor=graph.divisor,
         strides=graph.strides,
         size=options.size,
+        nms=options.nms,
+        precision=options.precision,
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder:
         path = Path(folder, output.name)
-        write(graph, path, metadata, options)
-        report = _verify(predictor, ExportedPredictor(path), verification)
+        write(graph, path, metadata, options, _calibration(cfg, metadata, verification.dataset))
+        report = _verify(predictor, ExportedPredictor(path), verification, options.precision)
         for file in path.parent.iterdir():
             os.replace(file, output.parent / file.name)
     return report
+
+
+def _calibration(cfg: CfgNode, metadata: dict[str, str], dataset: str | None) -> Iterator[Tensor]:
+    """Yield images as the model takes them: of the config's training set, else of ``dataset``."""
+    detector = ExportedDetector("", cfg, metadata, None)
+    read, map_pixels = build_reader(cfg), build_pixel_mapper(cfg)
+    names = [*cfg.DATASETS.TRAIN][:1]
+    try:
+        _register(cfg, names[0])
+        dicts = DatasetCatalog.get(names[0])
+    except (ValueError, IndexError):
+        _register(cfg, dataset)
+        dicts = DatasetCatalog.get(dataset)
+    for x in dicts[:: math.ceil(len(dicts) / NUM_CALIBRATION)]:
+        yield detector.preprocess([map_pixels(read(x["file_name"]))["image"]])
 
 
 def _fix_size(cfg: CfgNode, size: tuple[int, int] | None) -> CfgNode:
@@ -132,7 +163,10 @@ def _fix_size(cfg: CfgNode, size: tuple[int, int] | None) -> CfgNode:
 
 
 def _verify(
-    predictor: Predictor, exported: ExportedPredictor, verification: Verification
+    predictor: Predictor,
+    exported: ExportedPredictor,
+    verification: Verification,
+    precision: str,
 ) -> ExportReport:
     """Compare detections and AP.
 
@@ -143,7 +177,7 @@ def _verify(
     if dataset is not None:
         _register(predictor.cfg, dataset)
     predictor.map_pixels = exported.map_pixels  # of the size that was exported
-    report = ExportReport(_compare(predictor, exported, verification))
+    report = ExportReport(_compare(predictor, exported, verification, precision))
     if dataset is not None:
         report.ap = {
             name: evaluate(model, exported.cfg, dataset)
@@ -168,7 +202,10 @@ def _register(cfg: CfgNode, dataset: str) -> None:
 
 
 def _compare(
-    predictor: Predictor, exported: ExportedPredictor, verification: Verification
+    predictor: Predictor,
+    exported: ExportedPredictor,
+    verification: Verification,
+    precision: str,
 ) -> Agreement:
     """Compare the detections in images, at two sizes where the model takes any."""
     images = verification.images
@@ -187,14 +224,14 @@ def _compare(
         exported.run,
         batches,
         Thresholds.from_config(exported.cfg),
-        TOLERANCES["float32"],
+        TOLERANCES[precision],
     )
     if not agreement.matched + agreement.unmatched:
         raise ValueError(
             f"The detector finds nothing in {len(images)} images, which verifies nothing. Name "
             "images with objects: --images FILE ..., or a dataset: --dataset NAME."
         )
-    if agreement.unmatched:
+    if agreement.unmatched and precision != "int8":
         raise ValueError(
             f"The exported model does not detect what the detector does: {agreement}. Nothing was "
             "written."

@@ -1,7 +1,7 @@
 """Detectors as files for other runtimes: written, read and run."""
 
 from .detector import ExportedDetector
-from .formats import FORMATS, Options
+from .formats import FORMATS, Options, check_options
 from .graph import build_graph
 from .metadata import Thresholds, describe
 from .runtimes import RUNTIMES, load_model
@@ -18,6 +18,7 @@ __all__ = [
     "Tolerance",
     "another_size",
     "build_graph",
+    "check_options",
     "compare",
     "describe",
     "load_model",

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from .graph import ExportGraph, trace
+from .metadata import Thresholds
 from .onnx_model import set_metadata, to_onnx
+from .onnx_nms import append_nms
+from .quantization import quantize
+from .runtimes import METADATA_FILE
 
 
 @dataclass(frozen=True)
@@ -17,21 +26,112 @@ class Options:
     Attributes:
         size: height and width, if they shall be fixed.
         deformable: see :class:`ExportGraph`.
+        nms: put thresholds and NMS inside.
+        precision: "float32"; "float16", of the network without its outputs; or "int8", of the
+            convolutions but for the last.
     """
 
     size: tuple[int, int] | None = None
     deformable: str = "operator"
+    nms: bool = False
+    precision: str = "float32"
 
 
-def write_onnx(graph: ExportGraph, path: Path, metadata: dict[str, str], options: Options) -> None:
-    """Write an ONNX file."""
+def write_onnx(
+    graph: ExportGraph,
+    path: Path,
+    metadata: dict[str, str],
+    options: Options,
+    calibration: Iterable[Tensor],
+) -> None:
+    """Write an ONNX file.
+
+    Args:
+        calibration: batches of images, for INT8.
+    """
     import onnx
 
     model = to_onnx(trace(graph, options.size))
+    if options.precision == "int8":
+        model = quantize(model, calibration)
+    if options.nms:
+        append_nms(model, Thresholds(**json.loads(metadata["thresholds"])), len(graph.strides))
     set_metadata(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
 
+def write_openvino(
+    graph: ExportGraph,
+    path: Path,
+    metadata: dict[str, str],
+    options: Options,
+    calibration: Iterable[Tensor],
+) -> None:
+    """Write OpenVINO's *.xml and *.bin, by way of ONNX."""
+    import openvino
+
+    plain = path.with_suffix(".onnx")
+    write_onnx(graph, plain, metadata, options, calibration)
+    model = openvino.convert_model(plain)
+    plain.unlink()
+    for key, value in metadata.items():
+        # Its XML would read numbers as such.
+        model.set_rt_info(json.dumps(value), ["asff", key])
+    openvino.save_model(model, path, compress_to_fp16=options.precision == "float16")
+
+
+def write_torch_export(
+    graph: ExportGraph,
+    path: Path,
+    metadata: dict[str, str],
+    options: Options,
+    calibration: Iterable[Tensor],
+) -> None:
+    """Write a program of torch.export."""
+    program = trace(graph, options.size)
+    torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
+
+
+def write_aoti(
+    graph: ExportGraph,
+    path: Path,
+    metadata: dict[str, str],
+    options: Options,
+    calibration: Iterable[Tensor],
+) -> None:
+    """Write a library that AOTInductor compiles for this machine."""
+    from torch._inductor import aoti_compile_and_package
+
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        raise ValueError("--format aoti needs a C++ compiler, g++ or clang++; none is installed.")
+    settings = {"aot_inductor.metadata": {METADATA_FILE: json.dumps(metadata)}}
+    program = trace(graph, options.size)
+    aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
+
+
 # By the name of the format: the suffix of its file, and the function that writes it.
-FORMATS: dict[str, tuple[str, Callable]] = {"onnx": (".onnx", write_onnx)}
+FORMATS: dict[str, tuple[str, Callable]] = {
+    "onnx": (".onnx", write_onnx),
+    "openvino": (".xml", write_openvino),
+    "torch-export": (".pt2", write_torch_export),
+    "aoti": (".pt2", write_aoti),
+}
+
+
+def check_options(export_format: str, options: Options) -> None:
+    """Raise a ValueError where a format cannot be written so."""
+    of_onnx = export_format in ("onnx", "openvino")
+    if options.nms and not of_onnx:
+        raise ValueError(
+            f"--nms is not possible in --format {export_format}, but in onnx, openvino."
+        )
+    if options.precision == "int8" and not of_onnx:
+        raise ValueError(
+            f"--int8 is not possible in --format {export_format}, but in onnx, openvino."
+        )
+    if export_format == "openvino" and options.deformable != "samplings":
+        raise ValueError(
+            "--format openvino needs --deformable samplings: OpenVINO's reader crashes on ONNX's "
+            "DeformConv."
+        )

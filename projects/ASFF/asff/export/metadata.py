@@ -8,6 +8,16 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+OUTPUTS = {
+    "boxes": "(N, R, 4): x1, y1, x2, y2 in pixels of the input",
+    "scores": "(N, R, K): of every class, 0 to 1",
+}
+OUTPUTS_WITH_NMS = {
+    "detection_boxes": "(N, D, 4): x1, y1, x2, y2 in pixels of the input, best first",
+    "detection_scores": "(N, D): 0 to 1; 0 behind the last detection",
+    "detection_classes": "(N, D): indices into class_names; -1 behind the last detection",
+}
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -90,13 +100,7 @@ def describe(
     values = {
         "class_names": class_names,
         "input": describe_input(cfg, divisor, size),
-        "outputs": {
-            "boxes": "x1, y1, x2, y2 in pixels of the input",
-            "scores": "0 to 1" if nms else "of every class, 0 to 1",
-            **(
-                {"classes": "indices into class_names, -1 behind the last detection"} if nms else {}
-            ),
-        },
+        "outputs": OUTPUTS_WITH_NMS if nms else OUTPUTS,
         "strides": strides,
         "thresholds": asdict(Thresholds.from_config(cfg)),
         "nms": nms,
