@@ -111,7 +111,7 @@ class Trainer(DefaultTrainer):
         return [printer, *files]
 
     def train(self) -> dict | None:
-        comm.synchronize()  # or a signal would end those that are not ready, and others wait for them
+        comm.synchronize()  # or a signal would end those that are not ready alone
         with catch_signals(self.cfg.SOLVER.SAVE_SIGNALS) as self._trainer.signals:
             with suppress(EarlyStop):
                 return super().train()
