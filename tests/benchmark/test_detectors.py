@@ -11,7 +11,6 @@ import torch
 from asff.benchmark.data import write_photograph
 from asff.benchmark.detectors import randomize
 from asff.data import read_image
-from asff.data.datasets.shapes import draw_image
 from asff.engine import Trainer
 from tests.helpers import MOBILENET, TINY_DARKNET, detector_cfg
 
@@ -19,11 +18,10 @@ from tests.helpers import MOBILENET, TINY_DARKNET, detector_cfg
 @pytest.mark.parametrize("options", [TINY_DARKNET, (*MOBILENET, "MODEL.YOLOV3.NUM_CLASSES", 5)])
 def test_randomize(options: tuple, tmp_path: Path):
     model = Trainer.build_model(detector_cfg(*options))
-    randomize(model, (96, 96), objects=20)
     write_photograph(tmp_path / "image.jpg", 96, 96, rng=np.random.default_rng(0))
-    pixels = [read_image(tmp_path / "image.jpg"), draw_image(0, "val", 0, 96).image.copy()]
-    inputs = [{"image": torch.from_numpy(x).permute(2, 0, 1)} for x in pixels]
-    images = model.preprocess_image(inputs).tensor
+    randomize(model, tmp_path / "image.jpg", (96, 96), objects=20)
+    image = torch.from_numpy(read_image(tmp_path / "image.jpg")).permute(2, 0, 1)
+    images = model.preprocess_image([{"image": x} for x in (image, image.flip(2))]).tensor
     with torch.no_grad():
         predictions = model.head(list(model.backbone(images).values()))
     # Twenty of each of the two images, up to rounding; and no class is like another.

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -18,7 +19,6 @@ from ..checkpoint import Checkpointer, model_metadata
 from ..config_files import find_config_file, load_config
 from ..data import read_image
 from ..data.datasets import class_count
-from ..data.datasets.shapes import draw_image
 from ..engine import Trainer
 from ..engine.setup import resolve_device, resolve_sync_norm, setup_datasets
 from ..modeling import YOLOv3
@@ -54,7 +54,7 @@ def measure_detectors(
         exported: files of other runtimes, which are measured, too.
         weights: checkpoint; by default weights are random; see :func:`randomize`.
         objects: anchors of an image of the first size that random weights take for objects.
-        weights_folder: keep the random weights here.
+        weights_folder: keep the random weights and the images here.
         against: version of the code that the first config is measured with, too, as the first
             candidate; see :func:`checkout`.
 
@@ -63,7 +63,9 @@ def measure_detectors(
         the device, "cpu" or "cuda".
     """
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="asff_benchmark_")))
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="asff_benchmark_"))
+        folder = (weights_folder or Path(temporary)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
         # Configs with INPUT.SQUARE resize the first; others take images of the size.
         for height, width in {PHOTOGRAPH, *axes["size"]}:
             path = folder / f"{height}x{width}.jpg"
@@ -89,9 +91,9 @@ def measure_detectors(
                 sizes = axes["size"]
                 costs = {size: _count(model.eval(), *size) for size in sizes}
                 if not weights:
-                    randomize(model, sizes[0], objects)
-                    path = (weights_folder or folder) / name
-                    spec["weights"] = _save(model, model_metadata(cfg), path)
+                    photograph = folder / f"{_name_size(*PHOTOGRAPH)}.jpg"
+                    randomize(model, photograph, sizes[0], objects)
+                    spec["weights"] = _save(model, model_metadata(cfg), folder / name)
             if against and not specs:
                 code = stack.enter_context(checkout(against))
                 specs[f"{name} ({against})"] = spec, code, costs
@@ -127,21 +129,17 @@ def _count(model: nn.Module, height: int, width: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def randomize(model: nn.Module, size: tuple[int, int], objects: int) -> None:
+def randomize(model: nn.Module, file: Path, size: tuple[int, int], objects: int) -> None:
     """Let a YOLOv3 with random weights predict as varied boxes as a trained one.
 
-    Norms get the statistics of a photograph and of a drawing as `asff export` verifies with; the
-    layers of the predictions get a scale and a bias with which ``objects`` anchors of an image of a
-    size pass a score threshold of about 0.01. Other detectors stay as they are.
+    Norms get the statistics of an image, resized to a height and width, and of its mirror image;
+    the layers of the predictions get a scale and a bias with which ``objects`` anchors of an image
+    pass a score threshold of about 0.01. Other detectors stay as they are.
     """
     if not isinstance(model, YOLOv3):
         return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "image.jpg")
-        write_photograph(path, *size, rng=np.random.default_rng(0))
-        pixels = [read_image(path), draw_image(0, "val", 0, min(size)).image]
-    inputs = [{"image": torch.from_numpy(x.copy()).permute(2, 0, 1)} for x in pixels]
-    images = model.preprocess_image(inputs).tensor
+    image = torch.from_numpy(cv2.resize(read_image(file), size[::-1])).permute(2, 0, 1)
+    images = model.preprocess_image([{"image": x} for x in (image, image.flip(2))]).tensor
     norms = [x for x in model.modules() if isinstance(x, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None  # the mean of all batches, of which there is one
@@ -172,7 +170,6 @@ def randomize(model: nn.Module, size: tuple[int, int], objects: int) -> None:
 
 def _save(model: nn.Module, metadata: dict, path: Path) -> str:
     """Save a checkpoint, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     checkpointer = Checkpointer(model, str(path.parent))
     checkpointer.metadata = metadata
     checkpointer.save(path.name)

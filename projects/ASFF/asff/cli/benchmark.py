@@ -94,7 +94,7 @@ def add_arguments(parser: VerbParser) -> None:
         "--weights-folder",
         type=Path,
         metavar="FOLDER",
-        help="keep the random weights, to export them",
+        help="keep random weights and images, to export them",
     )
     model.add_argument(
         "--exported", nargs="+", default=(), metavar="FILE", help="written by asff export"
