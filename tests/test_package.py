@@ -88,7 +88,7 @@ def fake_training(model, device: str) -> dict:
         gt_instances.append(Instances((64, 64), gt_boxes=boxes, gt_classes=classes))
     features = list(model.backbone(images.tensor).values())
     losses = model.forward_training(images, features, model.head(features), gt_instances)
-    return {"coarsest": features[0], **losses}
+    return {**{f"level {i}": x for i, x in enumerate(features)}, **losses}
 
 
 MODE = "MODEL.YOLOV3.IGNORE_ADJACENT"
@@ -104,7 +104,8 @@ def test_training_runs_without_values(options):
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = YOLOv3(detector_cfg(*TINY_DARKNET, *options))
-        _, *losses = fake_training(model, "cpu").values()
+        found = fake_training(model, "cpu")
+        losses = [x for name, x in found.items() if name.startswith("loss")]
         sum(losses).backward()
         with pytest.raises(DataDependentOutputException):
             losses[0].item()
@@ -139,8 +140,9 @@ def test_training_stays_on_a_gpu(path):
         torch.set_autocast_enabled("cuda", False)
         torch.set_autocast_dtype("cuda", dtype)
     assert {x.device.type for x in found.values()} == {"cuda"}
-    assert found.pop("coarsest").dtype == torch.bfloat16
-    assert {x.dtype for x in found.values()} == {torch.float32}
+    dtypes = {name: x.dtype for name, x in found.items()}
+    expected = {"loss": torch.float32, "level": torch.bfloat16}
+    assert dtypes == {name: expected[name.replace("_", " ").split()[0]] for name in dtypes}
 
 
 def called_names(path: Path) -> set[str]:

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ...config import choose
-from ..layers import conv_norm_act, msra_init
+from ..layers import conv_norm_act, msra_init, upsample_nearest
 from .operations import AdaptiveFusion, ConcatFusion, FusionOperation, SumFusion
 
 
@@ -56,7 +56,7 @@ class Resize(nn.Module):
         if self.conv is not None:
             x = self.conv(x)
         if x.shape[-2:] != size:
-            x = F.interpolate(x, size=size, mode="nearest")
+            x = upsample_nearest(x, size)
         return x
 
 

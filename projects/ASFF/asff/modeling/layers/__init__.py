@@ -7,6 +7,7 @@ from .fuse_norms import fuse_norms
 from .pack_convs import pack_convolutions
 from .rfb import ReceptiveFieldBlock
 from .sync_norm import SyncBatchNorm, synchronize_norms
+from .upsample import upsample_nearest
 
 __all__ = [
     "DeformConv2d",
@@ -21,4 +22,5 @@ __all__ = [
     "pack_convolutions",
     "scale_channels",
     "synchronize_norms",
+    "upsample_nearest",
 ]

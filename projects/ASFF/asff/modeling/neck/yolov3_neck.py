@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from ..layers import DropBlock, conv_norm_act, msra_init, scale_channels
+from ..layers import DropBlock, conv_norm_act, msra_init, scale_channels, upsample_nearest
 
 
 class SpatialPyramidPooling(nn.Module):
@@ -95,7 +95,7 @@ class YOLOv3Neck(nn.Module):
         """Map bottom-up features to pyramid levels of the same sizes, both coarsest first."""
         levels = [self.conv_sets[0](features[0])]
         for feature, lateral, convs in zip(features[1:], self.laterals, self.conv_sets[1:]):
-            top_down = F.interpolate(lateral(levels[-1]), size=feature.shape[-2:], mode="nearest")
+            top_down = upsample_nearest(lateral(levels[-1]), feature.shape[-2:])
             levels.append(convs(torch.cat([top_down, feature], dim=1)))
         if self.widen is not None:
             levels[-1] = self.widen(levels[-1])
