@@ -23,15 +23,15 @@ def add_asff_config(cfg: CN) -> None:
     # takes one step with the mean gradient of its ACCUM_ITERS parts, in the memory of one. Batch
     # norms see a part at a time.
     cfg.SOLVER.ACCUM_ITERS = 1
-    # Keep the inputs of stages, neck, fusion and head alone for the backward pass, which then
-    # computes the activations again: less memory, and a longer step.
+    # Keep only the inputs of stages, neck, fusion and head for the backward pass, which computes
+    # the activations in between again: less memory, and a longer step.
     cfg.SOLVER.CHECKPOINT_ACTIVATIONS = False
-    # Number of periodic checkpoints to keep (0: all), and of which iterations more are kept:
-    # multiples of KEEP_EVERY (0: none).
+    # Number of the last periodic checkpoints to keep (0: all). Those after a multiple of KEEP_EVERY
+    # iterations are kept besides (0: none).
     cfg.SOLVER.KEEP_CHECKPOINTS = 0
     cfg.SOLVER.KEEP_EVERY = 0
-    # Number of evaluations (TEST.EVAL_PERIOD) without a better TEST.BEST_METRIC that end a
-    # training; 0: none do.
+    # End a training after this number of evaluations (TEST.EVAL_PERIOD) without a better
+    # TEST.BEST_METRIC; 0: never.
     cfg.SOLVER.EARLY_STOPPING = CN()
     cfg.SOLVER.EARLY_STOPPING.PATIENCE = 0
     # Signals at which a training finishes its step, saves a checkpoint and ends with exit code 75:
@@ -39,15 +39,15 @@ def add_asff_config(cfg: CN) -> None:
     cfg.SOLVER.SAVE_SIGNALS = ("SIGTERM", "SIGUSR1", "SIGHUP")
     # dtype of autocast if SOLVER.AMP.ENABLED: "bfloat16" or "float16" (CUDA only).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
-    # Evaluation and Predictor work with a copy of the detector: with batch norms folded into the
-    # convolutions before them (the same up to rounding) ...
+    # Evaluation and Predictor run a copy of the detector, which the next three keys make faster.
+    # Fold batch norms into the convolutions before them: the same outputs up to rounding.
     cfg.TEST.FUSE = True
-    # ... under autocast to "bfloat16" or "float16", or in "float32" ...
+    # "float32", or autocast to "bfloat16" or "float16".
     cfg.TEST.DTYPE = "float32"
-    # ... and with backbone and dense head compiled by torch.compile.
+    # Compile backbone and dense head by torch.compile.
     cfg.TEST.COMPILE = False
-    # Images that a process evaluates at once, as far as images that follow each other are resized
-    # to one shape (with INPUT.SQUARE all are). Detections differ by rounding alone.
+    # Images of a batch in evaluation. Neighbours that are resized to one shape (with INPUT.SQUARE
+    # all are) enter the network at once. Detections differ by rounding alone.
     cfg.TEST.IMS_PER_BATCH = 1
     # Metric whose highest value during a training gives model_best.pth, as "bbox/AP50", or
     # "NAME/bbox/AP50" with several test datasets; "" saves none.
@@ -111,8 +111,9 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.YOLOV3.GUIDED_ANCHORING = True  # predict anchor shapes (paper Table 1, "GA")
     # Deformable convolution whose offsets follow from the anchor shapes (authors' DarkNet-53).
     cfg.MODEL.YOLOV3.FEATURE_ADAPTION = True
-    # Its method: "torchvision", an operator; "gather", faster on CPUs; "samplings", of grid_sample,
-    # which formats of exported models know; "auto", "gather" on CPUs, else "torchvision".
+    # How to compute it: "torchvision", its operator; "gather", faster on CPUs; "samplings", by
+    # grid_sample, which more formats of exported models have; or "auto": "gather" on CPUs, else
+    # "torchvision".
     cfg.MODEL.YOLOV3.DEFORM_CONV = "auto"
     cfg.MODEL.YOLOV3.ANCHOR_FREE = True  # one anchor-free prediction more per location (paper 3.1)
 

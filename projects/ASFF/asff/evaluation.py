@@ -87,7 +87,7 @@ def evaluate_coco(
     def renumber(item: dict) -> dict:
         return {"image_id": images[item["image_id"]], "category_id": labels[item["category_id"]]}
 
-    # Ids that both APIs take: pycocotools takes an annotation with id 0 for unmatched, hotcoco
+    # Ids that both APIs accept: to pycocotools a match with annotation 0 is none, and hotcoco
     # refuses strings.
     coco = coco_class()
     coco.dataset = {
@@ -129,7 +129,7 @@ def _indices(items: dict) -> dict[Any, int]:
 
 
 class Evaluator(COCOEvaluator):
-    """COCOEvaluator by any COCO API; without ground truth it names the file to upload.
+    """COCOEvaluator with either COCO API; without ground truth it logs which file to upload.
 
     Boxes are kept, and gathered from the processes, as tensors. For detections with masks or
     keypoints, Detectron2's dicts remain.

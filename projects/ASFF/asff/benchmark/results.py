@@ -13,8 +13,9 @@ from tabulate import tabulate
 from ..analysis.timing import describe_hardware
 
 RUNTIMES = ("torchvision", "onnxruntime", "openvino", "hotcoco", "pycocotools")
-UNITS = {"_mib": " (MiB)", "_m": " (M)", "_g": " (G)", "_per_s": " per s"}  # of a row's keys
-POWERS = {"size": 2, "threads": -1}  # by which time follows an input; others: 1
+# By the ending of a key of a row.
+UNITS = {"_mib": " (MiB)", "_m": " (M)", "_g": " (G)", "_per_s": " per s"}
+POWERS = {"size": 2, "threads": -1}  # work is the input to this power; of other inputs to 1
 
 
 def describe(rows: list[dict], device: str) -> dict:

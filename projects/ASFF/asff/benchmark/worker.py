@@ -59,8 +59,8 @@ def build_model(clock: Clock, spec: dict) -> Callable:
     """Build a :class:`Predictor`, with its own stages in place of the call.
 
     Args:
-        spec: ``config_file``, ``opts`` and ``weights``; or ``exported``, a file of
-            another runtime. ``folder`` has a photograph of each size.
+        spec: ``config_file``, ``opts`` and ``weights``; or ``exported``, a file of another
+            runtime. ``folder`` has a photograph of each size.
     """
     from asff.data import build_pixel_mapper
 

@@ -1,4 +1,4 @@
-"""Measure speed and memory of models, training and data loading on this machine.
+"""Measure speed and memory of detectors, training, data loading and evaluation on this machine.
 
     asff benchmark model --config-files A.yaml B.yaml [--sizes 416 608] [--batches 1 4]
     asff benchmark model --config-files A.yaml --against REVISION --variants "TEST.DTYPE bfloat16"

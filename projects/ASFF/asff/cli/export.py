@@ -4,10 +4,10 @@
     asff export --weights model_final.pth --dataset shapes_val
 
 The file takes images (N, 3, H, W) with values from 0 to 255 and returns the boxes and scores of all
-anchors. It holds class names, sizes, preprocessing and thresholds: `asff predict --weights FILE`
-and asff.OnnxPredictor need nothing else. It is written only if it detects what the detector does
-in PyTorch, in images of --images, of --dataset, or generated ones, and if its AP on --dataset is
-not lower by more than --max-drop.
+anchors or, with --nms, the detections. It holds class names, sizes, preprocessing and thresholds:
+`asff predict --weights FILE` and asff.OnnxPredictor need nothing else. It is written only if it
+detects what the detector does in PyTorch, in images of --images, of --dataset, or generated ones,
+and if its AP on --dataset is not lower by more than --max-drop.
 """
 
 from __future__ import annotations

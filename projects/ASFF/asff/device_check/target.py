@@ -28,7 +28,7 @@ NARROW = (
 
 @dataclass(frozen=True)
 class Result:
-    """A row of the report: name, whether it passed (None for a measurement), numbers in words."""
+    """A line of the report: name, whether it passed (None: not checked), and the numbers."""
 
     name: str
     passed: bool | None

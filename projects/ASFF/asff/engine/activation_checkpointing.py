@@ -20,7 +20,7 @@ _PARTS = (nn.Sequential, PyramidFusion, YOLOv3HeadLevel)
 
 
 def checkpoint_activations(module: nn.Module) -> None:
-    """Let the parts of a model keep their inputs alone, and compute the rest anew when needed.
+    """Let the parts of a model keep only their inputs, and compute the rest again in backward.
 
     Gradients are the same: random layers draw the same numbers again, and norms do not count a
     batch twice. Evaluation and the keys of the state dict stay as they are.

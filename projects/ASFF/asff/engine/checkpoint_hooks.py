@@ -19,7 +19,7 @@ logger = logging.getLogger("asff")
 
 
 class EarlyStop(BaseException):
-    """Ends a training; no Exception, which Detectron2 would log as an error."""
+    """Raised to end a training; not an Exception, which Detectron2 would log as an error."""
 
 
 class SaveCheckpoints(hooks.PeriodicCheckpointer):
@@ -68,11 +68,11 @@ class SaveCheckpoints(hooks.PeriodicCheckpointer):
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's hook, for every process, that survives a resume, with early stopping.
+    """Detectron2's hook, for every process, that a resume restores, with early stopping.
 
     Args:
         period, checkpointer, metric: as in Detectron2's.
-        patience: number of evaluations without a better one that end the training; 0: none do.
+        patience: end the training after this number of evaluations without a better one; 0: never.
         evaluate: puts the metric into the event storage.
     """
 
@@ -87,7 +87,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
     ):
         super().__init__(period, checkpointer, metric)
         self.patience, self.evaluate = patience, evaluate
-        self.evaluated = 0  # iterations before the last evaluation
+        self.evaluated = 0  # number of iterations that were done at the last evaluation
 
     def before_train(self) -> None:
         """Evaluate if this run starts from a checkpoint that was saved before its evaluation."""

@@ -1,4 +1,4 @@
-"""Export a detector; nothing is written that does not detect what the detector does."""
+"""Export a detector; a file is written only if it detects what the detector does."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from .trainer import Trainer
 
 NUM_IMAGES = 8  # for the comparison of detections
 BATCH_SIZE = 4
-NUM_CALIBRATION = 64  # images from which INT8 takes its ranges
-# Of the detector that the exported model is compared to: its plain form.
+NUM_CALIBRATION = 64  # images, at most, from which INT8 takes its ranges
+# Keys of the detector that is exported and compared: on the CPU, as it was trained.
 FIXED = (
     *("MODEL.DEVICE", "cpu", "TEST.DTYPE", "float32"),
     *("TEST.COMPILE", False, "TEST.FUSE", False),
 )
-# Of boxes in pixels, and of scores. Less precise models are judged by AP.
+# Of boxes in pixels, and of scores. INT8's only pairs detections: it is judged by its AP.
 TOLERANCES = {
     "float32": Tolerance(box=0.5, score=1e-3),
     "float16": Tolerance(box=4.0, score=0.03),
@@ -57,8 +57,8 @@ class Verification:
     """How to verify an exported model.
 
     Attributes:
-        images: files in which both must detect the same; none: those of ``dataset``; none either:
-            generated ones.
+        images: files in which both must detect the same; without any, images of ``dataset``;
+            without that, generated ones.
         dataset: whose AP is measured before and after.
         max_drop: of AP, in points.
     """
@@ -70,7 +70,7 @@ class Verification:
 
 @dataclass
 class ExportReport:
-    """What the verification of an exported model found: AP in points, where it was measured."""
+    """Result of a verification; ``ap`` in points, of both models, where it was measured."""
 
     agreement: Agreement
     ap: dict[str, float] = field(default_factory=dict)
@@ -93,7 +93,7 @@ def export(
 
     Raises:
         ValueError: the detector cannot be exported so, or the exported model detects something
-            else: then nothing is left.
+            else: then no file is left.
     """
     output = Path(output)
     suffix, write = FORMATS[export_format]

@@ -1,4 +1,4 @@
-"""Detection by exported models, with the face of the predictor."""
+"""Detection by exported models, with the interface of the predictor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that end a training after its step: of a scheduler that preempts a job, or a user."""
+"""Signals that end a training after its step: from a scheduler that preempts a job, or a user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the same command, again, goes on
 
 
 def exit_code(received: int) -> int:
-    """Return the exit code of a training that a signal ended: only ctrl-C asks for no requeue."""
+    """Return the exit code of a training that a signal ended: of all but ctrl-C, REQUEUE."""
     return 128 + received if received == signal.SIGINT else REQUEUE
 
 

@@ -76,7 +76,7 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         hooks = [x for x in super().build_hooks() if not isinstance(x, PeriodicCheckpointer)]
-        # The hooks before and after belong to the first process alone.
+        # Detectron2 adds the checkpointer before it and the writers after it to process 0 alone.
         evaluation = next(i for i, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         solver, test = self.cfg.SOLVER, self.cfg.TEST
         if test.BEST_METRIC and self.cfg.DATASETS.TEST:
@@ -111,7 +111,7 @@ class Trainer(DefaultTrainer):
         return [printer, *files]
 
     def train(self) -> dict | None:
-        comm.synchronize()  # or a signal would end those that are not ready alone
+        comm.synchronize()  # a signal that comes before catch_signals() ends a process at once
         with catch_signals(self.cfg.SOLVER.SAVE_SIGNALS) as self._trainer.signals:
             with suppress(EarlyStop):
                 return super().train()
@@ -151,7 +151,7 @@ class Trainer(DefaultTrainer):
         return f"Starting fresh because {reason} (seed {self.seed}){weights}."
 
     def state_dict(self) -> dict:
-        # It is one more where the best checkpoint is saved after the last evaluation.
+        # ``iter`` is already max_iter where the last evaluation saves the best checkpoint.
         iteration = min(self.iter, self.max_iter - 1)
         return {**super().state_dict(), "iteration": iteration, "seed": self.seed}
 

@@ -1,4 +1,4 @@
-"""An exported model behind the face of a Detectron2 detector.
+"""An exported model with the interface of a Detectron2 detector.
 
 Shape letters: N images, K classes, R all anchors of an image, D detections of an image at most.
 """

@@ -14,14 +14,14 @@ OUTPUTS = {
 }
 OUTPUTS_WITH_NMS = {
     "detection_boxes": "(N, D, 4): x1, y1, x2, y2 in pixels of the input, best first",
-    "detection_scores": "(N, D): 0 to 1; 0 behind the last detection",
-    "detection_classes": "(N, D): indices into class_names; -1 behind the last detection",
+    "detection_scores": "(N, D): 0 to 1; 0 after the last detection",
+    "detection_classes": "(N, D): indices into class_names; -1 after the last detection",
 }
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From the scores of all anchors to detections.
+    """How the scores of all anchors become detections.
 
     Attributes:
         score: detections have higher ones.
@@ -88,7 +88,7 @@ def describe(
     nms: bool = False,
     precision: str = "float32",
 ) -> dict[str, str]:
-    """Return the metadata of an exported model: JSON by key, but the version and the config (YAML).
+    """Return the metadata of an exported model: JSON by key; version (plain), config (YAML).
 
     Args:
         version: of this package.

@@ -23,7 +23,8 @@ _BEST_CLASS = """
 _ALL_CLASSES = """
     masked = Identity(scores)
 """
-# The candidates are boxes, not pairs of box and class, hence no fewer than PyTorch takes.
+# The candidates are boxes, not pairs of box and class, of all levels together, not of each: they
+# differ from PyTorch's only where more than ``candidates`` boxes pass the score threshold.
 _NMS = """
     last_axis = Constant<value_ints = [2]>()
     best = ReduceMax<keepdims = 0>(masked, last_axis)
@@ -65,8 +66,8 @@ _NMS = """
 def append_nms(model: onnx.ModelProto, thresholds: Thresholds, num_levels: int) -> None:
     """Replace the outputs of a model by its detections, best first.
 
-    They are ``detection_boxes`` (N, D, 4), ``detection_scores`` (N, D), 0 behind the last
-    detection, and ``detection_classes`` (N, D), -1 behind it.
+    They are ``detection_boxes`` (N, D, 4), ``detection_scores`` (N, D), 0 after the last
+    detection, and ``detection_classes`` (N, D), -1 after it.
     """
     import onnx
 

@@ -18,17 +18,17 @@ class DeformConv2d(torchvision.ops.DeformConv2d):
 
     Args:
         in_channels, out_channels: of the feature before and after.
-        method: "torchvision", whose operator is slow on CPUs, above all its backward; "gather",
-            which samples into rows of a matrix and multiplies it by the weight; "samplings", the
-            same by ``grid_sample``, which formats of exported models know; "auto": "gather" on
-            CPUs, else "torchvision".
+        method: "torchvision", its operator, which is slow on CPUs, above all its backward;
+            "gather", which samples into a matrix and multiplies that by the weight; "samplings",
+            which samples by ``grid_sample``, for formats of exported models without the operator;
+            "auto": "gather" on CPUs, else "torchvision".
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, method: str = "auto"):
         super().__init__(in_channels, out_channels, 3, padding=1)
         methods = ("auto", "torchvision", "gather", "samplings")
         self.method = choose(dict(zip(methods, methods)), method, "MODEL.YOLOV3.DEFORM_CONV")
-        # So "gather" takes the weight as it is: input channels last.
+        # Input channels last, as "gather" takes them: no copy at each call.
         self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def _sample(x: Tensor, offsets: Tensor) -> Tensor:
 def _positions(offsets: Tensor) -> tuple[Tensor, Tensor]:
     """Return y and x of the sampled positions in locations, both (N, H, W, 9, G).
 
-    Those far beyond the border, where samples are 0, come nearer.
+    Those beyond the border by more than a location are clamped; samples are 0 there, too.
     """
     num_images, _, height, width = offsets.shape
     y, x = offsets.reshape(num_images, -1, 9, 2, height, width).permute(3, 0, 4, 5, 2, 1)

@@ -1,4 +1,4 @@
-"""Fold batch norms into the convolutions before them: the same outputs, in less time."""
+"""Fold batch norms into the convolutions before them: the same outputs, up to rounding, faster."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 def fuse_norms(model: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode, with batch norms folded into convolutions.
 
-    Those of Detectron2's ``Conv2d`` are, and in backbones that torch.fx can trace (torchvision's,
-    nearly all of timm's) those that follow a plain convolution. Other norms stay as they are.
+    Folded are the norms inside Detectron2's ``Conv2d`` and, in backbones that torch.fx can trace
+    (torchvision's, nearly all of timm's), those that follow a plain convolution. Other norms stay.
 
     Args:
         model: any detector. It is left as it is; the copy computes the same up to rounding.
@@ -35,7 +35,7 @@ def fuse_norms(model: nn.Module) -> nn.Module:
                 *(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps),
                 *(norm.weight, norm.bias),
             )
-            # The norms of timm go on with dropout and activation.
+            # Norms of timm hold the dropout and the activation that follow: these stay.
             fused[norm] = nn.Sequential(*norm.children()) if list(norm.children()) else None
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -46,7 +46,10 @@ def fuse_norms(model: nn.Module) -> nn.Module:
 
 
 def has_plain_forward(module: nn.Module) -> bool:
-    """Return whether it is a convolution; subclasses may change weights or inputs first."""
+    """Return whether a module convolves its input with its weight as it is.
+
+    Subclasses of ``Conv2d`` with a forward of their own may change either first.
+    """
     return type(module).forward in (nn.Conv2d.forward, Conv2d.forward)
 
 
@@ -62,7 +65,7 @@ class _Tracer(fx.Tracer):
 
 
 def _traced_pairs(backbone: Backbone) -> set[tuple[nn.Module, nn.Module]]:
-    """Return convolutions and the norms that alone read their outputs; none if it fails."""
+    """Return convolutions and the norms that alone read their outputs; none where tracing fails."""
     try:
         nodes = _Tracer().trace(backbone).nodes
     except Exception:  # code that branches on values or shapes; it fails in many ways

@@ -1,4 +1,4 @@
-"""Convolutions for inference on CPUs: weights in oneDNN's own layout, activations included."""
+"""Convolutions for inference on CPUs, with weights in oneDNN's own layout and fused activations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from .fuse_norms import has_plain_forward
 class PackedConv2d(nn.Module):
     """A convolution without norm, and its activation, for inference in one dtype.
 
-    torch reorders the weights of a plain convolution at every call; here, where the shape changes.
+    torch reorders the weights of a plain convolution at every call; this does so only where the
+    shape of the input differs from that of the last call.
     """
 
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype):
@@ -29,7 +30,7 @@ class PackedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype, memory_format=torch.channels_last)
-        if x.shape != self.shape:  # on which the best layout depends
+        if x.shape != self.shape:  # the best layout depends on it
             self.packed_weight = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight, *self.options, x.shape
             )
@@ -43,8 +44,8 @@ class PackedConv2d(nn.Module):
 def pack_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
     """Replace convolutions of a detector on the CPU, for inference in ``dtype``.
 
-    Those with a norm stay, and those that compute offsets, which need all bits. All stay in dtypes
-    that oneDNN does not have on this machine.
+    Those with a norm stay, and those beside a deformable convolution, whose offsets need all bits.
+    In a dtype that oneDNN does not have on this machine, all stay.
 
     Args:
         dtype: of their weights, inputs and outputs.

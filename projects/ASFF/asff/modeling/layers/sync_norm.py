@@ -16,7 +16,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     """Batch norm over the batches of all processes, which have equally many images.
 
     Statistics are float32 and combined from those of the processes without cancellation, so that
-    bfloat16 inputs are safe. As in 1 process, the running variance is the unbiased one.
+    bfloat16 inputs are safe. As in one process, the running variance is unbiased.
     """
 
     def forward(self, x: Tensor) -> Tensor:
