@@ -204,7 +204,6 @@ REFUSED = {
     ),
     "batch": ("--num-gpus 3 SOLVER.IMS_PER_BATCH 4", ["SOLVER.IMS_PER_BATCH", "4", "Use 3."]),
     "no batch": ("SOLVER.IMS_PER_BATCH 0", ["SOLVER.IMS_PER_BATCH is 0", "Use 1."]),
-    "accumulation": ("SOLVER.ACCUM_ITERS 0", ["SOLVER.ACCUM_ITERS is 0", "must be 1"]),
     "reference batch": (
         "SOLVER.IMS_PER_BATCH 4 SOLVER.REFERENCE_WORLD_SIZE 3",
         ["SOLVER.IMS_PER_BATCH is 4", "3 processes", "Use 3."],
@@ -217,14 +216,11 @@ REFUSED = {
         "SOLVER.AMP.ENABLED True SOLVER.AMP.DTYPE half",
         ["SOLVER.AMP.DTYPE", "'half'", "bfloat16", "float16"],
     ),
-    "saving": ("SOLVER.CHECKPOINT_PERIOD 0", ["SOLVER.CHECKPOINT_PERIOD is 0", "must be 1"]),
-    "keeping": ("SOLVER.KEEP_CHECKPOINTS -1", ["SOLVER.KEEP_CHECKPOINTS is -1", "must be 0"]),
     "early stopping": (
         "SOLVER.EARLY_STOPPING.PATIENCE 3 TEST.EVAL_PERIOD 5",
         ["EARLY_STOPPING.PATIENCE is 3", "TEST.BEST_METRIC"],
     ),
     "signals": ("SOLVER.SAVE_SIGNALS ('SIGKILL',)", ["SOLVER.SAVE_SIGNALS", "'SIGKILL'"]),
-    "images": ("TEST.VIS_IMAGES -1", ["TEST.VIS_IMAGES is -1", "0 (none) or more"]),
     "norm": ("MODEL.YOLOV3.NORM XBN", ["NORM 'XBN'", "BN, SyncBN"]),
     "an empty key": ("DATASETS.TRAIN None", ["DATASETS.TRAIN is empty"]),
     "dataset": ("DATASETS.TRAIN ('shapes_trian',)", ["DATASETS.TRAIN", "'shapes_trian'"]),

@@ -102,6 +102,31 @@ def test_output_dir(config, tmp_path, clean_loggers, output, reason):
         setup(argument_parser().parse_args(args))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "limit"),
+    [
+        ("MODEL.DARKNET.WIDTH", 0.0, "at least 0.001"),
+        ("SEED", 2**40, "from -1 to"),
+        ("SOLVER.ACCUM_ITERS", 0, "at least 1"),
+        ("SOLVER.BASE_LR", 0.0, "at least"),
+        ("SOLVER.CHECKPOINT_PERIOD", 0, "at least 1"),
+        ("SOLVER.KEEP_CHECKPOINTS", -1, "at least 0"),
+        ("SOLVER.MAX_GRAD_NORM", -1.0, "at least 0"),
+        ("SOLVER.MAX_ITER", -5, "at least 1"),
+        ("SOLVER.MOMENTUM", 5.0, "from 0 to 1"),
+        ("SOLVER.WARMUP_FACTOR", -0.5, "from 0 to 1"),
+        ("TEST.IMS_PER_BATCH", 0, "at least 1"),
+        ("TEST.VIS_IMAGES", -1, "at least 0"),
+    ],
+)
+def test_values_out_of_range(config, clean_loggers, key, value, limit):
+    args = ["--config-file", str(config), key, str(value)]
+    with pytest.raises(
+        ValueError, match=f"{key} is {value:g}, but must be {limit}".replace("+", ".")
+    ):
+        setup(argument_parser().parse_args(args))
+
+
 def test_no_test_data(config, clean_loggers):
     """As an empty `TEST:` in YAML."""
     args = ["--config-file", str(config), "DATASETS.TEST", "None"]

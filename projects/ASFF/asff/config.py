@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from detectron2.config import CfgNode as CN
+
+INFINITY = float("inf")
 
 
 def add_asff_config(cfg: CN) -> None:
@@ -246,3 +250,25 @@ def choose(table: dict[str, Any], name: str, key: str) -> Any:
             f"{key} is '{name}', which is not known. Choose one of: {', '.join(table)}."
         )
     return table[name]
+
+
+def check_ranges(cfg: CN, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Check values of keys, or the items of their lists.
+
+    Args:
+        ranges: by key, the smallest and the largest value.
+
+    Raises:
+        ValueError: naming the key, its value, and the fix.
+    """
+    for key, (low, high) in ranges.items():
+        for value in config_values(cfg, key):
+            if not low <= value <= high:
+                limit = f"from {low:g} to {high:g}" if high < INFINITY else f"at least {low:g}"
+                raise ValueError(f"{key} is {value:g}, but must be {limit}.")
+
+
+def config_values(cfg: CN, key: str) -> Sequence:
+    """Return the items of a list, or a single value as a list."""
+    value = attrgetter(key)(cfg)
+    return value if isinstance(value, (list, tuple)) else [value]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from operator import attrgetter
 
 from detectron2.config import CfgNode
 
-INFINITY = float("inf")
+from ..config import INFINITY, check_ranges, config_values
+
 # Keys with the smallest and the largest value that each of them, or each item of a list, may have.
 RANGES = {
     **dict.fromkeys([f"INPUT.{x}.PROB" for x in ("MIXUP", "COLOR", "EXPAND", "AFFINE")], (0, 1)),
@@ -55,29 +55,19 @@ def check_input(cfg: CfgNode) -> None:
     if not cfg.INPUT.TRAIN_SIZES:
         raise ValueError("INPUT.TRAIN_SIZES is empty: name at least one size, as in [416].")
     for key in ("INPUT.TRAIN_SIZES", "INPUT.FINAL_SIZE", "INPUT.TEST_SIZE"):
-        for size in _values(cfg, key):
+        for size in config_values(cfg, key):
             if not isinstance(size, int) or size <= 0 or size % 32:
                 below = max(int(size) // 32 * 32, 32) if isinstance(size, (int, float)) else 416
                 raise ValueError(
                     f"{key} is {size}, which is not a positive multiple of 32. "
                     f"Use {below} or {below + 32}."
                 )
-    for key, (low, high) in RANGES.items():
-        for value in _values(cfg, key):
-            if not low <= value <= high:
-                limit = f"from {low:g} to {high:g}" if high < INFINITY else f"at least {low:g}"
-                raise ValueError(f"{key} is {value:g}, but must be {limit}.")
+    check_ranges(cfg, RANGES)
     for key, choices in (CHOICES | CHOICES_BY_SQUARE[cfg.INPUT.SQUARE]).items():
         value = attrgetter(key)(cfg)
         if value not in choices:
             raise ValueError(f"{key} is '{value}'. Use {' or '.join(map(repr, choices))}.")
     _check_mapper(cfg)
-
-
-def _values(cfg: CfgNode, key: str) -> Sequence:
-    """Return the items of a list, or a single value as a list."""
-    value = attrgetter(key)(cfg)
-    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def _check_mapper(cfg: CfgNode) -> None:

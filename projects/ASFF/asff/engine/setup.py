@@ -14,7 +14,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils.logger import setup_logger
 
-from ..config import choose
+from ..config import INFINITY, check_ranges, choose
 from ..config_files import find_config_file, flatten, load_config
 from ..data import (
     check_annotations,
@@ -29,6 +29,36 @@ from ..data import (
 from ..evaluation import coco_classes
 from .launch import num_processes
 from .preemption import signal_numbers
+
+# Keys with the smallest and the largest value that each of them may have.
+MODEL_RANGES = {
+    "MODEL.DARKNET.WIDTH": (1e-3, INFINITY),
+    "MODEL.MOBILENETV2.WIDTH": (1e-3, INFINITY),
+    "MODEL.YOLOV3.NECK.WIDTH": (1e-3, INFINITY),
+    "MODEL.YOLOV3.SCORE_THRESH_TEST": (0, 1),
+    "MODEL.YOLOV3.NMS_THRESH_TEST": (0, 1),
+    "MODEL.YOLOV3.TOPK_CANDIDATES_TEST": (1, INFINITY),
+    "TEST.DETECTIONS_PER_IMAGE": (1, INFINITY),
+    "TEST.IMS_PER_BATCH": (1, INFINITY),
+    "TEST.VIS_IMAGES": (0, INFINITY),
+    "SEED": (-1, 2**32 - 1),
+}
+SOLVER_RANGES = {
+    "SOLVER.MAX_ITER": (1, INFINITY),
+    "SOLVER.ACCUM_ITERS": (1, INFINITY),
+    "SOLVER.BASE_LR": (1e-12, INFINITY),
+    "SOLVER.BASE_LR_END": (0, INFINITY),
+    "SOLVER.MOMENTUM": (0, 1),
+    "SOLVER.WEIGHT_DECAY": (0, INFINITY),
+    "SOLVER.WARMUP_FACTOR": (0, 1),
+    "SOLVER.WARMUP_ITERS": (0, INFINITY),
+    "SOLVER.WARMUP_EPOCHS": (0, INFINITY),
+    "SOLVER.MAX_GRAD_NORM": (0, INFINITY),
+    "SOLVER.CHECKPOINT_PERIOD": (1, INFINITY),
+    "SOLVER.KEEP_CHECKPOINTS": (0, INFINITY),
+    "SOLVER.KEEP_EVERY": (0, INFINITY),
+    "SOLVER.EARLY_STOPPING.PATIENCE": (0, INFINITY),
+}
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -112,8 +142,6 @@ def _check_config(cfg: CfgNode, world_size: int, *, eval_only: bool, resume: boo
     _check_weights(cfg, eval_only=eval_only, resume=resume)
     datasets = {"DATASETS.TEST": cfg.DATASETS.TEST}
     coco_classes(cfg.TEST.COCO_API)
-    if cfg.TEST.VIS_IMAGES < 0:
-        raise ValueError(f"TEST.VIS_IMAGES is {cfg.TEST.VIS_IMAGES}, but must be 0 (none) or more.")
     if not eval_only:
         if not cfg.DATASETS.TRAIN:
             raise ValueError("DATASETS.TRAIN is empty: name at least one dataset to train on.")
@@ -141,9 +169,6 @@ def _check_saving(cfg: CfgNode) -> None:
     """Raise a ValueError where checkpoints, and the best of them, cannot be saved as asked."""
     solver = cfg.SOLVER
     signal_numbers(solver.SAVE_SIGNALS)
-    for key, least in (("CHECKPOINT_PERIOD", 1), ("KEEP_CHECKPOINTS", 0), ("KEEP_EVERY", 0)):
-        if solver[key] < least:
-            raise ValueError(f"SOLVER.{key} is {solver[key]}, but must be {least} or more.")
     if solver.EARLY_STOPPING.PATIENCE and not (cfg.TEST.BEST_METRIC and cfg.TEST.EVAL_PERIOD > 0):
         raise ValueError(
             f"SOLVER.EARLY_STOPPING.PATIENCE is {solver.EARLY_STOPPING.PATIENCE}, which needs "
@@ -156,8 +181,7 @@ def check_model(cfg: CfgNode) -> None:
     choose(dict(META_ARCH_REGISTRY), cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     choose(dict(BACKBONE_REGISTRY), cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     choose(dict.fromkeys(("float32", "bfloat16", "float16")), cfg.TEST.DTYPE, "TEST.DTYPE")
-    if cfg.TEST.IMS_PER_BATCH < 1:
-        raise ValueError(f"TEST.IMS_PER_BATCH is {cfg.TEST.IMS_PER_BATCH}, but must be at least 1.")
+    check_ranges(cfg, MODEL_RANGES)
 
 
 def _check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:
@@ -175,17 +199,13 @@ def _check_weights(cfg: CfgNode, *, eval_only: bool, resume: bool) -> None:
 
 def _check_solver(cfg: CfgNode, world_size: int) -> None:
     """Raise a ValueError where batch size, learning rate or dtype cannot work."""
+    check_ranges(cfg, SOLVER_RANGES)
     # Where REFERENCE_WORLD_SIZE is set, the trainer scales the batch to the processes.
     batch, processes = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE or world_size
     if batch < 1 or batch % processes:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH is {batch}, the batch of all processes together, which "
             f"{processes} processes do not divide. Use {max(batch - batch % processes, processes)}."
-        )
-    if cfg.SOLVER.ACCUM_ITERS < 1:
-        raise ValueError(
-            f"SOLVER.ACCUM_ITERS is {cfg.SOLVER.ACCUM_ITERS}, but must be 1 (no gradient "
-            "accumulation) or more."
         )
     if cfg.SOLVER.BASE_LR_END > cfg.SOLVER.BASE_LR:
         raise ValueError(
