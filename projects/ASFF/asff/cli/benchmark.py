@@ -9,9 +9,9 @@
     asff benchmark memory [--images 1000000] [--workers 2]
     asff benchmark plot A.json B.json --output FIGURE.webp
 
-None of them needs a dataset: images are random, or generated photographs. Candidates take turns, in
-processes of their own: the load of the machine cancels in the ratios. Ratios are to the first
-candidate with the same inputs, medians over the rounds.
+None of them needs a dataset: images are random, or generated photographs. Candidates take turns, so
+that the load of the machine cancels in the ratios: medians over the rounds, to the first candidate
+with the same inputs. The detectors of `model` and `train` have processes of their own.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ _BEST_CLASS = """
 _ALL_CLASSES = """
     masked = Identity(scores)
 """
-# The candidates are boxes, not pairs of box and class, of all levels together, not of each: they
-# differ from PyTorch's only where more than ``candidates`` boxes pass the score threshold.
+# The candidates are boxes of all levels together. PyTorch's are pairs of box and class, RetinaNet's
+# of each level: they may differ where more pairs than TOPK_CANDIDATES_TEST pass the threshold.
 _NMS = """
     last_axis = Constant<value_ints = [2]>()
     best = ReduceMax<keepdims = 0>(masked, last_axis)
