@@ -135,11 +135,18 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+def garble(file: Path) -> None:
+    """Let the zip's directory name a compression that does not exist."""
+    content = bytearray(file.read_bytes())
+    content[content.index(b"PK\x01\x02") + 10] = 99
+    file.write_bytes(content)
+
+
 def empty(file: Path) -> None:
     file.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, empty, Path.unlink])
+@pytest.mark.parametrize("damage", [truncate, flip, garble, empty, Path.unlink])
 def test_resumes_from_the_newest_whole_checkpoint(run, caplog, damage):
     assert resume(run) == 5 and "whole" not in caplog.text
     damage(run / "newest.pth")
@@ -151,10 +158,13 @@ def test_resumes_from_the_newest_whole_checkpoint(run, caplog, damage):
     assert resume(run) == 3
 
 
-def test_resumes_without_last_checkpoint(run, caplog):
-    (run / "last_checkpoint").unlink()
+@pytest.mark.parametrize(
+    ("damage", "problem"), [(Path.unlink, "There is no "), (empty, "which is not there")]
+)
+def test_resumes_without_last_checkpoint(run, caplog, damage, problem):
+    damage(run / "last_checkpoint")
     assert resume(run) == 5
-    assert f"There is no {run}/last_checkpoint: resuming from {run}/newest.pth" in caplog.text
+    assert problem in caplog.text and f"resuming from {run}/newest.pth" in caplog.text
 
 
 def test_starts_where_nothing_can_be_resumed(tmp_path, caplog):

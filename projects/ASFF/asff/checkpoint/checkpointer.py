@@ -74,14 +74,14 @@ class Checkpointer(DetectionCheckpointer):
         """Let ``last_checkpoint`` name the newest whole checkpoint, if what it names is damaged."""
         last = Path(self.save_dir, "last_checkpoint")
         named = last.read_text(errors="replace").strip() if last.is_file() else None
-        if named and is_whole(last.with_name(named)):
+        if named and is_whole(last.parent / named):
             return
         found = {path: read_iteration(path) for path in last.parent.glob("*.pth")}
         newest_first = sorted((path for path in found if found[path] >= 0), key=found.get)[::-1]
         whole = next(filter(is_whole, newest_first), None)
         if named is None:
             problem = f"There is no {last}"
-        elif last.with_name(named).is_file() and named:
+        elif named and (last.parent / named).is_file():
             problem = f"{last} names '{named}', which is damaged"
         else:
             problem = f"{last} names '{named}', which is not there"

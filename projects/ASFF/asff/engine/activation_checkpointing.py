@@ -49,8 +49,10 @@ def _keep_statistics(module: nn.Module) -> Iterator[None]:
     """Leave running statistics as they are: the first forward pass has updated them."""
     norms = [x for x in module.modules() if isinstance(x, _NormBase)]
     states = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, (_, num_batches) in zip(norms, states):
+        # Norms count into a copy; nn.SyncBatchNorm asserts that there is one.
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if num_batches is None else num_batches.clone()
     try:
         yield
     finally:

@@ -124,7 +124,8 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
     def _stop_early(self) -> None:
         iteration = self.trainer.iter
-        if not self.patience or self.best_iter is None:
+        at_end = iteration + 1 >= self.trainer.max_iter  # the last evaluation follows
+        if not self.patience or self.best_iter is None or at_end:
             return
         if iteration - self.best_iter >= self.patience * self._period:
             self._checkpointer.save("model_final", iteration=iteration)

@@ -169,10 +169,12 @@ def _check_saving(cfg: CfgNode) -> None:
     """Raise a ValueError where checkpoints, and the best of them, cannot be saved as asked."""
     solver = cfg.SOLVER
     signal_numbers(solver.SAVE_SIGNALS)
-    if solver.EARLY_STOPPING.PATIENCE and not (cfg.TEST.BEST_METRIC and cfg.TEST.EVAL_PERIOD > 0):
+    evaluates = cfg.TEST.BEST_METRIC and cfg.TEST.EVAL_PERIOD > 0 and cfg.DATASETS.TEST
+    if solver.EARLY_STOPPING.PATIENCE and not evaluates:
         raise ValueError(
             f"SOLVER.EARLY_STOPPING.PATIENCE is {solver.EARLY_STOPPING.PATIENCE}, which needs "
-            'evaluations and a metric: set TEST.EVAL_PERIOD, and TEST.BEST_METRIC to "bbox/AP".'
+            "evaluations and a metric: set DATASETS.TEST, TEST.EVAL_PERIOD, and TEST.BEST_METRIC "
+            'to "bbox/AP".'
         )
 
 
