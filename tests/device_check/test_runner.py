@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from asff.device_check import runner
 from asff.device_check.target import Result, Target
+from asff.engine import user_errors
 from tests.training import run_asff
 
 pytestmark = pytest.mark.usefixtures("one_thread", "clean_loggers")
@@ -30,23 +32,41 @@ def fail(target: Target):
     raise RuntimeError("no kernel\nfor this device")
 
 
-def lack_memory(*args: object, **options: object):
-    raise RuntimeError("no memory")
+def end_training(target: Target):
+    with user_errors():
+        raise ValueError("no such dtype")
+    yield
 
 
-@pytest.mark.parametrize(("budget", "code"), [(100.0, 1), (-1.0, 0)])
-def test_errors_fail_and_time_ends(monkeypatch, tmp_path: Path, budget: float, code: int):
-    """Once the time is over nothing more begins, and nothing fails."""
-    monkeypatch.setattr(runner, "CHECKS", {"broken": fail})
-    monkeypatch.setattr(runner, "BUDGET", budget)
+def lack_memory(*args: object, objects: int, **options: object):
+    raise RuntimeError(f"no memory for {objects} objects")
+
+
+def test_errors_fail(monkeypatch, tmp_path: Path):
+    """They end neither the further checks nor the report."""
+    monkeypatch.setattr(runner, "CHECKS", {"broken": fail, "training": end_training})
     monkeypatch.setattr(runner, "measure_detectors", lack_memory)
-    run = run_asff("check-device", "--device", "cpu", "--output", tmp_path / "report.md")
-    assert run.code == code
-    report = (tmp_path / "report.md").read_text()
-    assert ("| broken | FAIL | RuntimeError('no kernel" in report) == bool(code)
-    assert ("| broken, the rest | - |" in report) == (not code)
-    assert f"1 passed, {code} failed" in report
-    assert "Not measured: coco/yolov3_d53_asff.yaml, train: no memory" in report
+    output = tmp_path / "new" / "report.md"
+    run = run_asff("check-device", "--device", "cpu", "--output", output)
+    assert run.code == 1
+    report = output.read_text()
+    assert "| broken | FAIL | RuntimeError('no kernel" in report
+    assert "| training | FAIL | ValueError('no such dtype')" in report
+    assert "1 passed, 2 failed" in report
+    assert "Not measured: coco/yolov3_d53_asff.yaml, train: no memory for 200 objects" in report
+
+
+def test_nothing_begins_after_the_budget(monkeypatch, tmp_path: Path):
+    now = [0.0]
+
+    def take_long(target: Target):
+        now[0] += 2 * runner.BUDGET
+        yield from fail(target)
+
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(runner, "CHECKS", {"long": take_long, "broken": fail})
+    found = [(x.name, x.passed) for x in runner.run_checks(Target(torch.device("cpu"), tmp_path))]
+    assert found == [("first", True), ("long, the rest", None), ("broken", None)]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -25,6 +25,8 @@ def add_arguments(parser: VerbParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..device_check import check_device
 
+    if args.output is not None:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
     passed, report = check_device(args.device)
     if args.output is not None:
         args.output.write_text(report)
