@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from detectron2.data import MetadataCatalog
 
 from asff.benchmark.evaluate import NAME, measure_evaluate
@@ -22,3 +23,9 @@ def test_rows(monkeypatch):
     assert len(results) == 4 and results == results[:1] * 4
     assert 0 < results[0][0] < 1
     assert NAME not in MetadataCatalog.list()
+
+
+def test_too_few_detections():
+    """Two for each of seven objects are drawn."""
+    with pytest.raises(ValueError, match="--detections is 13, but must be at least 14"):
+        measure_evaluate(num_images=1, num_detections=13)

@@ -90,7 +90,7 @@ def test_refusals(options: tuple, message: str):
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="needs Linux's /proc")
 def test_memory(tmp_path: Path):
-    output = tmp_path / "result.json"
+    output = tmp_path / "new" / "result.json"
     benchmark("memory", "--images", 20000, "--workers", 2, "--output", output)
     dataset, *workers = rows(output).values()
     # Seven boxes of four floats are at least 7 x 4 x 24 bytes as a list; pickled, 7 x 4 x 9.

@@ -37,7 +37,15 @@ def measure_evaluate(
         For each API its ``name``, the three numbers and, by name, its ``stages``; see
         :func:`summarize`. They are to ``process`` a detector's outputs image by image, and to
         ``evaluate`` them, which includes the file of results.
+
+    Raises:
+        ValueError: there are fewer detections.
     """
+    if num_detections < 2 * NUM_OBJECTS:
+        raise ValueError(
+            f"--detections is {num_detections}, but must be at least {2 * NUM_OBJECTS}: two near "
+            f"each of the {NUM_OBJECTS} objects of an image."
+        )
     generator = torch.Generator().manual_seed(0)
     boxes = _draw_boxes(num_images * NUM_OBJECTS, generator).view(num_images, NUM_OBJECTS, 4)
     classes = torch.randint(num_classes, boxes.shape[:2], generator=generator)

@@ -39,7 +39,8 @@ def measure_start(
     Returns:
         Rows of :func:`measure`.
     """
-    spec = {"task": "start", "config_file": config_file, "opts": list(opts)}
+    # No GPU takes part in it; where there is one, its memory would be reported.
+    spec = {"task": "start", "config_file": config_file, "opts": list(opts), "device": "cpu"}
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="asff_benchmark_"))
         candidates = []

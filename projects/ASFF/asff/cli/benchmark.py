@@ -142,10 +142,12 @@ def run(args: argparse.Namespace) -> None:
     if args.benchmark is None:
         draw_curves([json.loads(Path(file).read_bytes()) for file in args.results], args.output)
         return
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
     result = describe(*args.benchmark(args))
+    print(to_markdown(result, args.stage))
     if args.output:
         args.output.write_text(json.dumps(result, indent=1))
-    print(to_markdown(result, args.stage))
 
 
 def _size(text: str) -> tuple[int, int]:
