@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from asff.benchmark.data import write_photograph
-from asff.benchmark.detectors import randomize
+from asff.benchmark.detectors import name_files, randomize
 from asff.data import read_image
 from asff.engine import Trainer
 from tests.helpers import MOBILENET, TINY_DARKNET, detector_cfg
@@ -30,3 +30,9 @@ def test_randomize(options: tuple, tmp_path: Path):
         predictions.cls_logits.std(dim=(0, 1)), torch.full((5,), 2.0), rtol=1e-2, atol=0
     )
     assert all(x.momentum == 0.1 for x in model.modules() if isinstance(x, torch.nn.BatchNorm2d))
+
+
+def test_names_are_unique():
+    """Those of one stem are told apart by their paths; a file named twice is one file."""
+    names = name_files(["a/x.yaml", "b/x.yaml", "y.yaml", "y.yaml"], lambda file: Path(file).stem)
+    assert names == {"a/x.yaml": "a/x.yaml", "b/x.yaml": "b/x.yaml", "y.yaml": "y"}

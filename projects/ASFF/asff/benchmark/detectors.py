@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
@@ -71,13 +72,15 @@ def measure_detectors(
             path = folder / f"{height}x{width}.jpg"
             write_photograph(path, height, width, rng=np.random.default_rng(0))
         specs: dict[str, tuple[dict, Path | None, dict]] = {}  # with version and costs by size
+        names = name_files(config_files, lambda file: Path(file).stem)
+        names |= name_files(exported, lambda file: Path(file).name)
         for file in config_files:
             cfg = load_config(file, opts)
             setup_datasets(cfg, file, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])  # for the classes
             resolve_device(cfg, num_gpus=1)
             resolve_sync_norm(cfg, world_size=1)
             model = Trainer.build_model(cfg)
-            name, costs = Path(file).stem, {}
+            name, costs = names[file], {}
             spec = {
                 "task": task,
                 "config_file": str(Path(find_config_file(file)).absolute()),
@@ -93,7 +96,8 @@ def measure_detectors(
                 if not weights:
                     photograph = folder / f"{_name_size(*PHOTOGRAPH)}.jpg"
                     randomize(model, photograph, sizes[0], objects)
-                    spec["weights"] = _save(model, model_metadata(cfg), folder / name)
+                    path = folder / name.replace("/", "_")
+                    spec["weights"] = _save(model, model_metadata(cfg), path)
             if against and not specs:
                 code = stack.enter_context(checkout(against))
                 specs[f"{name} ({against})"] = spec, code, costs
@@ -101,7 +105,7 @@ def measure_detectors(
                 changed = {**spec, "opts": [*opts, *shlex.split(variant)]}
                 specs[f"{name} {variant}".strip()] = changed, None, costs
         for file in exported:
-            specs[Path(file).name] = {**spec, "exported": file}, None, {}
+            specs[names[file]] = {**spec, "exported": file}, None, {}
 
         candidates = []
         for count in threads:
@@ -116,6 +120,12 @@ def measure_detectors(
                     facts = specs[name][2].get(inputs["size"], {})
                     candidates.append(Candidate(name, worker, inputs, shown, facts))
         return measure(candidates, rounds), spec["device"]
+
+
+def name_files(files: Sequence[str], shorten: Callable[[str], str]) -> dict[str, str]:
+    """Return the short name of each file, or its whole path where others have that name, too."""
+    counts = Counter(map(shorten, set(files)))
+    return {file: shorten(file) if counts[shorten(file)] == 1 else file for file in files}
 
 
 def _count(model: nn.Module, height: int, width: int) -> dict[str, float]:
