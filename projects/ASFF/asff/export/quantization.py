@@ -67,7 +67,11 @@ def quantize(model: onnx.ModelProto, batches: Iterable[Tensor]) -> onnx.ModelPro
 
 
 def _nodes_to_quantize(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the nodes before the last convolutions that need not be precise."""
+    """Return the names of the nodes before the last convolutions that need not be precise.
+
+    Raises:
+        ValueError: there are none; to onnxruntime an empty list means all nodes.
+    """
     producers = {output: node for node in graph.node for output in node.output}
     weights = {node.name: node.input[1] for node in graph.node if node.op_type == "Conv"}
     found: dict[str, onnx.NodeProto] = {}
@@ -77,8 +81,14 @@ def _nodes_to_quantize(graph: onnx.GraphProto) -> list[str]:
         if node.name not in found:
             found[node.name] = node
             open_nodes += [producers[x] for x in node.input if x in producers]
-    return [
+    names = [
         name
         for name, node in found.items()
         if node.op_type in _OPERATORS and not _PRECISE.search(weights.get(name, ""))
     ]
+    if not names:
+        raise ValueError(
+            f"--int8 finds no convolution whose weight is named {_LAST.pattern}, and so not what "
+            "to quantise before it. Export without --int8."
+        )
+    return names
