@@ -62,7 +62,11 @@ def test_what_stays():
         Conv2d(4, 4, 1, norm=nn.BatchNorm2d(4)),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(4, 4, 3, padding="same"),
+        nn.Conv2d(4, 4, 1),
+        nn.Conv2d(4, 4, 1),
     ]
+    layers[-2].register_forward_hook(lambda *_: None)
+    layers[-1].register_forward_pre_hook(lambda *_: None)
     model = nn.Sequential(*layers)
     pack_convolutions(model, torch.float32)
     assert list(model) == layers

@@ -44,7 +44,8 @@ class PackedConv2d(nn.Module):
 def pack_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
     """Replace convolutions of a detector on the CPU, for inference in ``dtype``.
 
-    Those with a norm stay, and those beside a deformable convolution, whose offsets need all bits.
+    Those with a norm or a hook stay, and those beside a deformable convolution, whose offsets need
+    all bits.
     In a dtype that oneDNN does not have on this machine, all stay.
 
     Args:
@@ -60,5 +61,6 @@ def pack_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
             layer.to(dtype)
         for name, conv in parent.named_children() if not deformable else ():
             plain = has_plain_forward(conv) and getattr(conv, "norm", None) is None
+            plain = plain and not (conv._forward_hooks or conv._forward_pre_hooks)
             if plain and conv.padding_mode == "zeros" and isinstance(conv.padding, tuple):
                 setattr(parent, name, PackedConv2d(conv, dtype))
