@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,10 @@ from asff.export import (
     Thresholds,
     Tolerance,
     build_graph,
+    check_options,
     compare,
+    default_deformable,
+    formats,
     load_model,
 )
 from tests.engine.test_detectors import ASFF_RETINANET, COMMON, DETECTORS, REST
@@ -75,10 +79,7 @@ def exported(request, datasets, tmp_path_factory) -> tuple[str, Path, Path]:
     """Name, checkpoint and ONNX file of a detector."""
     folder = tmp_path_factory.mktemp(request.param)
     weights = write_spread_checkpoint(request.param, folder)
-    version = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
-    # Older ones have no DeformConv for CPUs.
-    deformable = ("--deformable", "operator" if version >= (1, 32) else "samplings")
-    run = run_asff("export", "--weights", weights, "--dataset", "shapes_val", *deformable)
+    run = run_asff("export", "--weights", weights, "--dataset", "shapes_val")
     assert run.code == 0, run.output
     return request.param, weights, weights.with_suffix(".onnx")
 
@@ -170,7 +171,7 @@ def test_compare():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (("--size", 64, 96), "INPUT.SQUARE is True"),
+        (("--size", 64, "INPUT.SQUARE", False), "INPUT.SQUARE is False: .* without --size"),
         (("--size", 65), "divisible by 32"),
         (("--output", "model.xml"), r"--output is model.xml, but .* is \*.onnx"),
         (("--dataset", "nothing"), "nothing"),
@@ -184,6 +185,44 @@ def test_refusals(untraced, options, message):
     assert re.search(message, run_asff("export", "--weights", untraced, *options).error)
     left = {x.name for x in untraced.parent.iterdir()}
     assert left == {"config.yaml", "last_checkpoint", "model.pth"}
+
+
+@pytest.mark.parametrize(
+    ("export_format", "missing", "message"),
+    [
+        ("onnx", "onnxscript", "needs onnxscript, .*: pip install 'asff\\[export\\]'"),
+        ("openvino", "openvino", "needs openvino, .*: pip install openvino"),
+        ("torch-export", "onnx", None),
+    ],
+)
+def test_missing_packages(monkeypatch, export_format, missing, message):
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == missing else name)
+    refused = pytest.raises(ValueError, match=message) if message else nullcontext()
+    with refused:
+        check_options(export_format, Options())
+
+
+@pytest.mark.parametrize("version, method", [("1.23.2", "samplings"), ("1.32.0", "operator")])
+def test_default_deformable(monkeypatch, version, method):
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    assert default_deformable("onnx") == method
+    assert default_deformable("openvino") == "samplings"
+    assert default_deformable("aoti") == "operator"
+
+
+def test_a_fixed_size_with_a_letterbox(untraced):
+    """It makes squares of images of any shape."""
+    options = ("INPUT.SQUARE", False, "MODEL.YOLOV3.LETTERBOX_TEST", True)
+    run = run_asff("export", "--weights", untraced, "--size", 128, *options)
+    assert run.code == 0, run.output
+    predictor = asff.OnnxPredictor(untraced.with_suffix(".onnx"))
+    image = np.full((60, 40, 3), 200, np.uint8)
+    inputs = predictor.load(image)[1]["image"]
+    assert predictor.model.preprocess([inputs]).shape == (1, 3, 128, 128)
+    expected = Predictor(
+        None, untraced, opts=[*options, *("INPUT.MIN_SIZE_TEST", 128, "INPUT.MAX_SIZE_TEST", 128)]
+    )
+    assert not agree([expected(image)], [predictor(image)]).unmatched
 
 
 @pytest.fixture

@@ -28,15 +28,15 @@ def add_arguments(parser: VerbParser) -> None:
     parser.add_argument(
         "--size",
         type=at_least(32),
-        nargs="+",
         metavar="PIXELS",
-        help="fix the size of the input: a side, or height and width; default: any",
+        help="fix height and width of the input, of detectors whose inputs are squares; "
+        "default: any",
     )
     parser.add_argument(
         "--deformable",
         choices=["operator", "samplings"],
         help="deformable convolutions as one operator, or as samplings, which more runtimes have; "
-        "default: samplings for openvino, else operator",
+        "default: samplings for openvino and onnxruntime below 1.32, else operator",
     )
     parser.add_argument("--nms", action="store_true", help="put thresholds and NMS into the file")
     precisions = parser.add_mutually_exclusive_group()
@@ -71,20 +71,15 @@ def run(args: argparse.Namespace) -> None:
     from ..export import FORMATS, Options
 
     setup_logger(name="asff")
-    deformable = args.deformable or ("samplings" if args.format == "openvino" else "operator")
-    size = args.size and (args.size[0], args.size[-1])
-    if size and (len(args.size) > 2 or size[0] % 32 or size[1] % 32):
-        raise ValueError(
-            f"--size is {' '.join(map(str, args.size))}: name a side, or a height and a width, all "
-            "divisible by 32."
-        )
+    if args.size and args.size % 32:
+        raise ValueError(f"--size is {args.size}, but must be divisible by 32.")
     output = args.output or Path(args.weights).with_suffix(FORMATS[args.format][0])
     report = export(
         args.config_file,
         args.weights,
         output,
         args.format,
-        Options(size, deformable, args.nms, args.precision),
+        Options(args.size, args.deformable, args.nms, args.precision),
         Verification(args.images, args.dataset, args.max_drop),
         args.opts,
     )

@@ -29,6 +29,7 @@ from ..export import (
     build_graph,
     check_options,
     compare,
+    default_deformable,
     describe,
 )
 from .exported_predictor import ExportedPredictor
@@ -109,7 +110,8 @@ def export(
     predictor = Predictor(config, weights, opts=[*opts, *FIXED])
     cfg = _fix_size(predictor.cfg, options.size)
     half = options.precision == "float16"
-    graph = build_graph(predictor.model, half=half, deformable=options.deformable)
+    deformable = options.deformable or default_deformable(export_format)
+    graph = build_graph(predictor.model, half=half, deformable=deformable)
     metadata = describe(
         cfg,
         predictor.class_names,
@@ -145,19 +147,24 @@ def _calibration(cfg: CfgNode, metadata: dict[str, str], dataset: str | None) ->
         yield detector.preprocess([map_pixels(read(x["file_name"]))["image"]])
 
 
-def _fix_size(cfg: CfgNode, size: tuple[int, int] | None) -> CfgNode:
-    """Return the config with images resized to a fixed height and width."""
+def _fix_size(cfg: CfgNode, size: int | None) -> CfgNode:
+    """Return the config with images resized, or put by a letterbox, to squares of a fixed side.
+
+    Raises:
+        ValueError: the detector's inputs are no squares. Padded to some, images would have other
+            detections.
+    """
     if size is None:
         return cfg
-    if cfg.INPUT.SQUARE and size[0] != size[1]:
+    is_yolo = cfg.MODEL.META_ARCHITECTURE == "YOLOv3"
+    if not (cfg.INPUT.SQUARE or is_yolo and cfg.MODEL.YOLOV3.LETTERBOX_TEST):
         raise ValueError(
-            f"--size is {size[0]} {size[1]}, but INPUT.SQUARE is True, which resizes images to "
-            f"squares. Use --size {max(size)}."
+            f"--size is {size}, but INPUT.SQUARE is False: images keep their aspect ratio, and "
+            "none has a fixed size. Export without --size."
         )
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.INPUT.TEST_SIZE = size[0]
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = min(size), max(size)
+    cfg.INPUT.TEST_SIZE = cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = size
     cfg.freeze()
     return cfg
 

@@ -1,7 +1,7 @@
 """Detectors as files for other runtimes: written, read and run."""
 
 from .detector import ExportedDetector
-from .formats import FORMATS, Options, check_options
+from .formats import FORMATS, Options, check_options, default_deformable
 from .graph import build_graph
 from .metadata import Thresholds, describe
 from .runtimes import RUNTIMES, load_model
@@ -20,6 +20,7 @@ __all__ = [
     "build_graph",
     "check_options",
     "compare",
+    "default_deformable",
     "describe",
     "load_model",
 ]

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -25,14 +26,14 @@ class Options:
 
     Attributes:
         size: height and width, if they shall be fixed.
-        deformable: see :class:`ExportGraph`.
+        deformable: see :class:`ExportGraph`; None: as :func:`default_deformable` says.
         nms: put thresholds and NMS inside.
         precision: "float32"; "float16", of the network without its outputs; or "int8", of the
             convolutions but for the last.
     """
 
-    size: tuple[int, int] | None = None
-    deformable: str = "operator"
+    size: int | None = None
+    deformable: str | None = None
     nms: bool = False
     precision: str = "float32"
 
@@ -130,8 +131,29 @@ def check_options(export_format: str, options: Options) -> None:
         raise ValueError(
             f"--int8 is not possible in --format {export_format}, but in onnx, openvino."
         )
-    if export_format == "openvino" and options.deformable != "samplings":
+    if export_format == "openvino" and options.deformable == "operator":
         raise ValueError(
             "--format openvino needs --deformable samplings: OpenVINO's reader crashes on ONNX's "
             "DeformConv."
         )
+    packages = ["onnx", "onnxscript", "onnxruntime"] if of_onnx else []
+    for package in [*packages, *["openvino"] * (export_format == "openvino")]:
+        if find_spec(package) is None:
+            source = package if package == "openvino" else "'asff[export]'"
+            raise ValueError(
+                f"--format {export_format} needs {package}, which is not installed: "
+                f"pip install {source}"
+            )
+
+
+def default_deformable(export_format: str) -> str:
+    """Return how a format's deformable convolutions are written: an operator if its runtime has it.
+
+    Those of onnxruntime below 1.32 are not for CPUs.
+    """
+    if export_format == "onnx":
+        import onnxruntime
+
+        version = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
+        return "operator" if version >= (1, 32) else "samplings"
+    return "samplings" if export_format == "openvino" else "operator"

@@ -113,7 +113,7 @@ def build_graph(model: nn.Module, **options: object) -> ExportGraph:
 
 
 @torch.no_grad()
-def trace(graph: ExportGraph, size: tuple[int, int] | None = None) -> ExportedProgram:
+def trace(graph: ExportGraph, size: int | None = None) -> ExportedProgram:
     """Trace a graph for any number of images.
 
     Args:
@@ -124,6 +124,6 @@ def trace(graph: ExportGraph, size: tuple[int, int] | None = None) -> ExportedPr
     if size is None:
         dynamic.update({2: divisor * Dim("H", min=2), 3: divisor * Dim("W", min=2)})
     # Not so small that a level has a dimension of 1, which would be taken for a constant.
-    height, width = size or (12 * divisor, 16 * divisor)
+    height, width = (size, size) if size else (12 * divisor, 16 * divisor)
     images = torch.rand(2, 3, height, width, device=graph.model.device)
     return torch.export.export(graph, (images,), dynamic_shapes={"images": dynamic})

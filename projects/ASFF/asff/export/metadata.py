@@ -53,12 +53,12 @@ class Thresholds:
         )
 
 
-def describe_input(cfg: CfgNode, divisor: int, size: tuple[int, int] | None) -> dict[str, Any]:
+def describe_input(cfg: CfgNode, divisor: int, size: int | None) -> dict[str, Any]:
     """Describe how an image becomes the model's input.
 
     Args:
         divisor: of height and width.
-        size: the height and width if they are fixed.
+        size: height and width, if they are fixed.
     """
     if cfg.INPUT.SQUARE:
         resize = {"height": cfg.INPUT.TEST_SIZE, "width": cfg.INPUT.TEST_SIZE}
@@ -66,7 +66,7 @@ def describe_input(cfg: CfgNode, divisor: int, size: tuple[int, int] | None) -> 
         resize = {"shortest": cfg.INPUT.MIN_SIZE_TEST, "longest_at_most": cfg.INPUT.MAX_SIZE_TEST}
     letterbox = cfg.MODEL.META_ARCHITECTURE == "YOLOv3" and cfg.MODEL.YOLOV3.LETTERBOX_TEST
     return {
-        "shape": ["N", 3, *(size or ("H", "W"))],
+        "shape": ["N", 3, *((size, size) if size else ("H", "W"))],
         "dtype": "float32",
         "channels": cfg.INPUT.FORMAT,
         "range": [0, 255],
@@ -84,7 +84,7 @@ def describe(
     *,
     divisor: int,
     strides: list[int],
-    size: tuple[int, int] | None = None,
+    size: int | None = None,
     nms: bool = False,
     precision: str = "float32",
 ) -> dict[str, str]:
