@@ -93,9 +93,15 @@ def whole_of(config, tmp_path_factory) -> Callable[[tuple, tuple], Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to", ["launcher", "group"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(("launcher", "processes"), [((), 1), ((), 2), (TORCHRUN, 1)])
+@pytest.mark.parametrize(
+    ("launcher", "processes", "number", "to"),
+    [
+        ((), 1, signal.SIGTERM, "group"),
+        ((), 2, signal.SIGTERM, "launcher"),
+        ((), 2, signal.SIGINT, "group"),
+        (TORCHRUN, 1, signal.SIGTERM, "launcher"),
+    ],
+)
 def test_signal_at_any_moment(config, whole_of, tmp_path, launcher, processes, number, to):
     """To the process that was started or, as from a terminal, to all of the job; with workers."""
     options = ("--num-gpus", processes, "--dist-url", "auto", "--resume", "--config-file", config)
