@@ -62,12 +62,11 @@ def test_commands_name_what_exists(page):
 
 def test_commands_can_be_parsed(page):
     for command in commands(page):
-        program, *args = shlex.split(command, comments=True)
-        if program == "asff":
-            verb, *rest = args
-            parse(verb, rest)
-        elif args[:1] == ["train_net.py"]:
-            parse("train", args[1:])
+        words = shlex.split(command, comments=True)  # none in a comment
+        if words[:1] == ["asff"]:
+            parse(words[1], words[2:])
+        elif words[1:2] == ["train_net.py"]:
+            parse("train", words[2:])
 
 
 def commands(page: Path) -> list[str]:
