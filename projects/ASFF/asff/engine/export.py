@@ -23,6 +23,7 @@ from ..export import (
     Detector,
     ExportedDetector,
     Options,
+    Source,
     Thresholds,
     Tolerance,
     another_size,
@@ -125,7 +126,8 @@ def export(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export") as folder:
         path = Path(folder, output.name)
-        write(graph, path, metadata, options, _calibration(cfg, metadata, verification.dataset))
+        calibration = _calibration(cfg, metadata, verification.dataset)
+        write(Source(graph, metadata, options, calibration), path)
         report = _verify(predictor, ExportedPredictor(path), verification, options.precision)
         for file in path.parent.iterdir():
             os.replace(file, output.parent / file.name)

@@ -1,7 +1,7 @@
 """Detectors as files for other runtimes: written, read and run."""
 
 from .detector import ExportedDetector
-from .formats import FORMATS, Options, check_options, default_deformable
+from .formats import FORMATS, Options, Source, check_options, default_deformable
 from .graph import build_graph
 from .metadata import Thresholds, describe
 from .runtimes import RUNTIMES, load_model
@@ -14,6 +14,7 @@ __all__ = [
     "Detector",
     "ExportedDetector",
     "Options",
+    "Source",
     "Thresholds",
     "Tolerance",
     "another_size",

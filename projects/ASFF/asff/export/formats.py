@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from .graph import ExportGraph, trace
 from .metadata import Thresholds
@@ -38,77 +39,68 @@ class Options:
     precision: str = "float32"
 
 
-def write_onnx(
-    graph: ExportGraph,
-    path: Path,
-    metadata: dict[str, str],
-    options: Options,
-    calibration: Iterable[Tensor],
-) -> None:
-    """Write an ONNX file.
+@dataclass(frozen=True)
+class Source:
+    """What is exported, and how.
 
-    Args:
+    Attributes:
+        graph: the detector.
+        metadata: see :func:`asff.export.describe`.
         calibration: batches of images, for INT8.
     """
+
+    graph: ExportGraph
+    metadata: dict[str, str]
+    options: Options
+    calibration: Iterable[Tensor]
+
+    def trace(self) -> ExportedProgram:
+        return trace(self.graph, self.options.size)
+
+
+def write_onnx(source: Source, path: Path) -> None:
+    """Write an ONNX file."""
     import onnx
 
-    model = to_onnx(trace(graph, options.size))
-    if options.precision == "int8":
-        model = quantize(model, calibration)
-    if options.nms:
-        append_nms(model, Thresholds(**json.loads(metadata["thresholds"])), len(graph.strides))
-    set_metadata(model, metadata)
+    model = to_onnx(source.trace())
+    if source.options.precision == "int8":
+        model = quantize(model, source.calibration)
+    if source.options.nms:
+        thresholds = Thresholds(**json.loads(source.metadata["thresholds"]))
+        append_nms(model, thresholds, len(source.graph.strides))
+    set_metadata(model, source.metadata)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
 
-def write_openvino(
-    graph: ExportGraph,
-    path: Path,
-    metadata: dict[str, str],
-    options: Options,
-    calibration: Iterable[Tensor],
-) -> None:
+def write_openvino(source: Source, path: Path) -> None:
     """Write OpenVINO's *.xml and *.bin, by way of ONNX."""
     import openvino
 
     plain = path.with_suffix(".onnx")
-    write_onnx(graph, plain, metadata, options, calibration)
+    write_onnx(source, plain)
     model = openvino.convert_model(plain)
     plain.unlink()
-    for key, value in metadata.items():
+    for key, value in source.metadata.items():
         # Its XML would read numbers as such.
         model.set_rt_info(json.dumps(value), ["asff", key])
-    openvino.save_model(model, path, compress_to_fp16=options.precision == "float16")
+    openvino.save_model(model, path, compress_to_fp16=source.options.precision == "float16")
 
 
-def write_torch_export(
-    graph: ExportGraph,
-    path: Path,
-    metadata: dict[str, str],
-    options: Options,
-    calibration: Iterable[Tensor],
-) -> None:
+def write_torch_export(source: Source, path: Path) -> None:
     """Write a program of torch.export."""
-    program = trace(graph, options.size)
-    torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
+    metadata = {METADATA_FILE: json.dumps(source.metadata)}
+    torch.export.save(source.trace(), path, extra_files=metadata)
 
 
-def write_aoti(
-    graph: ExportGraph,
-    path: Path,
-    metadata: dict[str, str],
-    options: Options,
-    calibration: Iterable[Tensor],
-) -> None:
+def write_aoti(source: Source, path: Path) -> None:
     """Write a library that AOTInductor compiles for this machine."""
     from torch._inductor import aoti_compile_and_package
 
     if not (shutil.which("g++") or shutil.which("clang++")):
         raise ValueError("--format aoti needs a C++ compiler, g++ or clang++; none is installed.")
-    settings = {"aot_inductor.metadata": {METADATA_FILE: json.dumps(metadata)}}
-    program = trace(graph, options.size)
-    aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
+    settings = {"aot_inductor.metadata": {METADATA_FILE: json.dumps(source.metadata)}}
+    aoti_compile_and_package(source.trace(), package_path=str(path), inductor_configs=settings)
 
 
 # By the name of the format: the suffix of its file, and the function that writes it.

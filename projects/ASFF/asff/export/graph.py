@@ -5,6 +5,8 @@ Shape letters: N images, K classes, R all anchors of an image.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -16,7 +18,7 @@ from ..modeling.layers import DeformConv2d
 from ..modeling.yolov3.box_regression import to_corners
 
 
-class ExportGraph(nn.Module):
+class ExportGraph(nn.Module, ABC):
     """A detector without its thresholds and NMS; the normalisation of the pixels is inside.
 
     Args:
@@ -62,9 +64,9 @@ class ExportGraph(nn.Module):
         features = self.model.backbone(normalised.to(self.dtype))
         return self.decode([features[name] for name in self.model.head_in_features])
 
+    @abstractmethod
     def decode(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Predict boxes and scores from the features of the head's levels."""
-        raise NotImplementedError
 
 
 class YOLOv3Graph(ExportGraph):
