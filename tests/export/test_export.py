@@ -22,6 +22,7 @@ from asff.export import (
     RUNTIMES,
     Agreement,
     Options,
+    Source,
     Thresholds,
     Tolerance,
     build_graph,
@@ -230,10 +231,8 @@ def untraced(datasets, tmp_path, monkeypatch) -> Path:
     """A checkpoint; tracing is replaced by the graph itself."""
     weights = write_spread_checkpoint("YOLOv3", tmp_path)
 
-    def write(
-        graph: nn.Module, path: Path, metadata: dict, options: Options, calibration: object
-    ) -> None:
-        torch.save({"graph": graph, "metadata": metadata}, path)
+    def write(source: Source, path: Path) -> None:
+        torch.save({"graph": source.graph, "metadata": source.metadata}, path)
 
     def load(path: Path) -> tuple:
         content = torch.load(path, weights_only=False)
